@@ -1,0 +1,105 @@
+//! Checkpoints carry over what is live, so that old segments of the log can go.
+//!
+//! A checkpoint is fuzzy: it walks the table in the order of ids, a few at a time, while everything else goes on. What is decided after its
+//! beginning stands in the log after its beginning; what it comes by is written down as it is then. Replay from its beginning therefore sees
+//! each live transaction at least once, and folding twice does no harm. Only when its end is durable may older segments go.
+
+use crate::{
+    decide::heuristic_of,
+    engine::{Engine, Pending},
+    id::{Seq, TransactionId},
+    record::Record,
+    transaction::{Outcome, Phase, Transaction},
+};
+
+/// How many transactions a step looks at.
+const STEP: usize = 256;
+
+/// The one that is under way.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoint {
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    begin: Seq,
+    cursor: Option<TransactionId>,
+}
+
+impl Engine {
+    pub(crate) fn begin_checkpoint(&mut self) {
+        let begin = self.append(Record::CheckpointBegin {
+            epoch: self.epoch,
+            forgotten: self.table.forgotten(),
+        });
+        let registered: Vec<_> = self
+            .participants
+            .iter()
+            .filter(|(_, p)| p.registered)
+            .map(|(n, p)| (n.clone(), p.one_phase))
+            .collect();
+        for (name, one_phase) in registered {
+            self.append(Record::Participant { name, one_phase });
+        }
+        self.checkpoint.running = Some(Running {
+            begin,
+            cursor: None,
+        });
+    }
+
+    /// A step, whenever the engine is at work; the driver's ticks see to it that there is one.
+    pub(crate) fn advance_checkpoint(&mut self) {
+        let Some(Running { begin, cursor }) = self.checkpoint.running.take() else {
+            return;
+        };
+        let step: Vec<_> = self
+            .table
+            .after(cursor)
+            .take(STEP)
+            .map(|t| (t.id, carried(t)))
+            .collect();
+        let last = step.last().map(|(id, _)| *id);
+        let whole = step.len() < STEP;
+        for record in step.into_iter().filter_map(|(_, record)| record) {
+            self.append(record);
+        }
+        if whole {
+            self.append_then(Record::CheckpointEnd, Pending::Trim(begin));
+        } else {
+            self.checkpoint.running = Some(Running {
+                begin,
+                cursor: last,
+            });
+        }
+    }
+
+    pub(crate) fn checkpoint_running(&self) -> bool {
+        self.checkpoint.running.is_some()
+    }
+}
+
+/// What must survive of a transaction: only one that is decided to commit has anything in the log.
+fn carried(transaction: &Transaction) -> Option<Record> {
+    let ended = match transaction.phase {
+        // Its record may stand before the checkpoint's beginning.
+        Phase::Deciding | Phase::Committing => false,
+        Phase::Ended(Outcome::Committed | Outcome::Heuristic(None)) => true,
+        Phase::Waiting { .. }
+        | Phase::Active
+        | Phase::Preparing
+        | Phase::Delegated { .. }
+        | Phase::Aborting(_)
+        | Phase::Ended(Outcome::Aborted(_) | Outcome::Heuristic(Some(_))) => return None,
+    };
+    let heuristics = transaction
+        .branches
+        .iter()
+        .filter_map(heuristic_of)
+        .collect();
+    Some(Record::CheckpointTransaction {
+        decision: transaction.decision(),
+        ended,
+        heuristics,
+    })
+}

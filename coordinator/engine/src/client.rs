@@ -1,0 +1,482 @@
+//! What clients ask: submit, begin, execute, commit, abort.
+
+use crate::{
+    effect::{Answer, Downward, Refusal},
+    engine::Engine,
+    id::{BranchKey, Moment, ParticipantName, RequestId, SessionId, Ticket, TransactionId},
+    input::{Begin, Payload, Submit},
+    outcome::{AbortCode, AbortReason, BranchState},
+    timer::Timer,
+    transaction::{Branch, Outcome, Phase, Transaction},
+};
+
+impl Engine {
+    pub(crate) fn submit(&mut self, submit: Submit) {
+        let given = submit
+            .branches
+            .iter()
+            .map(|(_, work)| work.len())
+            .sum::<usize>();
+        let names: Vec<_> = submit
+            .branches
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect();
+        if names.is_empty() {
+            let problem = "at least one branch is needed".into();
+            return self.refuse(
+                submit.ticket,
+                Refusal::Invalid {
+                    field: "branches".into(),
+                    problem,
+                },
+            );
+        }
+        if given > self.settings.max_payload_bytes {
+            let limit = self.settings.max_payload_bytes;
+            return self.refuse(submit.ticket, Refusal::PayloadTooLarge { given, limit });
+        }
+        if self.repeats(
+            submit.ticket,
+            &submit.request_id,
+            submit.fingerprint,
+            submit.answer_decided,
+        ) {
+            return;
+        }
+        if let Err(refusal) = self.may_start("branches", &names) {
+            return self.refuse(submit.ticket, refusal);
+        }
+        let branches = submit.branches.into_iter().zip(1..);
+        let transaction = Transaction {
+            id: self.mint(submit.unique),
+            request_id: submit.request_id,
+            fingerprint: submit.fingerprint,
+            traceparent: submit.traceparent,
+            deadline: self.now.after_ms(submit.timeout_ms),
+            interactive: false,
+            answer_decided: submit.answer_decided,
+            waiters: vec![submit.ticket],
+            branches: branches
+                .map(|((name, work), number)| Branch::new(number, name, Some(work)))
+                .collect(),
+            phase: Phase::Active,
+        };
+        self.take_on(transaction);
+    }
+
+    pub(crate) fn begin(&mut self, begin: Begin) {
+        if self.repeats(begin.ticket, &begin.request_id, 0, true) {
+            return;
+        }
+        if let Err(refusal) = self.may_start("participants", &begin.participants) {
+            return self.refuse(begin.ticket, refusal);
+        }
+        let transaction = Transaction {
+            id: self.mint(begin.unique),
+            request_id: begin.request_id,
+            fingerprint: 0,
+            traceparent: begin.traceparent,
+            deadline: self.now.after_ms(begin.timeout_ms),
+            interactive: true,
+            answer_decided: false,
+            waiters: vec![begin.ticket],
+            branches: begin
+                .participants
+                .into_iter()
+                .zip(1..)
+                .map(|(name, n)| Branch::new(n, name, None))
+                .collect(),
+            phase: Phase::Active,
+        };
+        self.take_on(transaction);
+    }
+
+    fn take_on(&mut self, transaction: Transaction) {
+        let (id, deadline) = (transaction.id, transaction.deadline);
+        self.table.insert(transaction);
+        self.timers.set(deadline, Timer::Deadline(id));
+        self.enqueue(id);
+    }
+
+    fn mint(&self, unique: u128) -> TransactionId {
+        TransactionId {
+            log: self.log,
+            epoch: self.epoch,
+            unique,
+        }
+    }
+
+    /// A request id that came before gets the first one's answer. True where that settled the call.
+    fn repeats(
+        &mut self,
+        ticket: Ticket,
+        request: &Option<RequestId>,
+        fingerprint: u64,
+        decided: bool,
+    ) -> bool {
+        let Some(request) = request else { return false };
+        let Some(first) = self.table.by_request(request) else {
+            return false;
+        };
+        let (id, same) = (
+            first.id,
+            first.fingerprint == fingerprint || first.fingerprint == UNKNOWN_FINGERPRINT,
+        );
+        let answerable =
+            first.is_ended() || matches!(first.phase, Phase::Active) && first.interactive;
+        let answerable = answerable || decided && matches!(first.phase, Phase::Committing);
+        if !same {
+            self.refuse(ticket, Refusal::RequestIdReused(request.as_str().into()));
+        } else if answerable {
+            self.answer_view(ticket, &id);
+        } else if let Some(first) = self.table.find_mut(&id) {
+            first.waiters.push(ticket);
+        }
+        true
+    }
+
+    fn may_start(&self, field: &str, names: &[ParticipantName]) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        if self.in_flight() >= self.settings.max_in_flight {
+            return Err(Refusal::TooManyTransactions(self.settings.max_in_flight));
+        }
+        if names.len() > self.settings.max_branches {
+            return Err(Refusal::TooManyBranches {
+                given: names.len(),
+                limit: self.settings.max_branches,
+            });
+        }
+        for (index, name) in names.iter().enumerate() {
+            if names[..index].contains(name) {
+                let problem = format!(
+                    "participant {name} is named twice; put its operations into one branch"
+                );
+                return Err(Refusal::Invalid {
+                    field: format!("{field}[{index}]"),
+                    problem,
+                });
+            }
+            self.reachable(name)?;
+        }
+        Ok(())
+    }
+
+    fn reachable(&self, name: &ParticipantName) -> Result<(), Refusal> {
+        match self.participants.get(name) {
+            Some(participant) if !participant.sessions.is_empty() => Ok(()),
+            Some(participant) if participant.registered => {
+                Err(Refusal::ParticipantUnavailable(name.as_str().into()))
+            }
+            Some(_) | None => Err(Refusal::ParticipantUnknown(name.as_str().into())),
+        }
+    }
+
+    pub(crate) fn execute(
+        &mut self,
+        ticket: Ticket,
+        id: TransactionId,
+        name: ParticipantName,
+        operation: Payload,
+    ) {
+        let (number, session) = match self.open_branch(&id, &name, None) {
+            Ok(found) => found,
+            Err(refusal) => return self.refuse(ticket, refusal),
+        };
+        if operation.len() > self.settings.max_payload_bytes {
+            let (given, limit) = (operation.len(), self.settings.max_payload_bytes);
+            return self.refuse(ticket, Refusal::PayloadTooLarge { given, limit });
+        }
+        let Some(transaction) = self.table.find_mut(&id) else {
+            return;
+        };
+        let timeout_ms = transaction.deadline.0.saturating_sub(self.now.0).max(1);
+        let Some(branch) = transaction.branch_mut(number) else {
+            return;
+        };
+        let open = branch.state == BranchState::Waiting;
+        branch.state = BranchState::Active;
+        branch.executes += 1;
+        let sequence = branch.executes;
+        branch.executing.push((sequence, ticket));
+        let key = BranchKey {
+            transaction: id,
+            branch: number,
+        };
+        self.send(
+            session,
+            Downward::Execute {
+                key,
+                sequence,
+                open,
+                operation,
+                timeout_ms,
+            },
+        );
+    }
+
+    /// The branch of an open transaction at a participant, made now if need be, with its session. `only`: the session it must be on.
+    fn open_branch(
+        &mut self,
+        id: &TransactionId,
+        name: &ParticipantName,
+        only: Option<SessionId>,
+    ) -> Result<(u32, SessionId), Refusal> {
+        let transaction = self
+            .table
+            .find(id)
+            .ok_or_else(|| Refusal::TransactionUnknown(id.to_string()))?;
+        if let Some(reason) = transaction.abort_reason() {
+            return Err(Refusal::TransactionAborted {
+                transaction: *id,
+                reason: reason.clone(),
+            });
+        }
+        if transaction.phase != Phase::Active {
+            return Err(Refusal::TransactionNotOpen(*id));
+        }
+        let found = transaction.branches.iter().find(|b| b.participant == *name);
+        if let Some((number, Some(session))) = found.map(|b| (b.number, b.session)) {
+            return if only.is_none_or(|only| only == session) {
+                Ok((number, session))
+            } else {
+                self.move_unused(id, number, only)
+            };
+        }
+        self.reachable(name)?;
+        if transaction.branches.len() >= self.settings.max_branches {
+            let limit = self.settings.max_branches;
+            return Err(Refusal::TooManyBranches {
+                given: limit + 1,
+                limit,
+            });
+        }
+        let free = |s: &SessionId| {
+            self.sessions
+                .get(s)
+                .is_some_and(|s| s.held.len() < s.capacity as usize)
+        };
+        let session = only
+            .filter(free)
+            .or_else(|| self.free_session(name).filter(|_| only.is_none()));
+        let session = session.ok_or_else(|| Refusal::ParticipantBusy(name.as_str().into()))?;
+        let transaction = self.table.find_mut(id).expect("found above");
+        let number = transaction.branches.len() as u32 + 1;
+        transaction
+            .branches
+            .push(Branch::new(number, name.clone(), None));
+        self.take_slot(
+            BranchKey {
+                transaction: *id,
+                branch: number,
+            },
+            session,
+        );
+        Ok((number, session))
+    }
+
+    /// A service enlists on its own session, while the slot was granted on another of the same participant: moves the slot.
+    fn move_unused(
+        &mut self,
+        id: &TransactionId,
+        number: u32,
+        only: Option<SessionId>,
+    ) -> Result<(u32, SessionId), Refusal> {
+        let unused = self
+            .table
+            .find(id)
+            .and_then(|t| t.branch(number))
+            .is_some_and(|b| b.state == BranchState::Waiting);
+        let (Some(session), true) = (only, unused) else {
+            return Err(Refusal::TransactionNotOpen(*id));
+        };
+        let key = BranchKey {
+            transaction: *id,
+            branch: number,
+        };
+        self.release(key);
+        self.take_slot(key, session);
+        Ok((number, session))
+    }
+
+    pub(crate) fn enlist(
+        &mut self,
+        session: SessionId,
+        correlation: u64,
+        id: Option<TransactionId>,
+    ) {
+        let result = self.enlisted(session, id);
+        self.send(
+            session,
+            Downward::Enlisted {
+                correlation,
+                result,
+            },
+        );
+    }
+
+    fn enlisted(
+        &mut self,
+        session: SessionId,
+        id: Option<TransactionId>,
+    ) -> Result<BranchKey, String> {
+        let id = id.ok_or_else(|| crate::id::MalformedId.to_string())?;
+        let name = self
+            .sessions
+            .get(&session)
+            .map(|s| s.participant.clone())
+            .ok_or("the session is closed")?;
+        let (number, _) = self
+            .open_branch(&id, &name, Some(session))
+            .map_err(|refusal| refusal.to_string())?;
+        let branch = self
+            .table
+            .find_mut(&id)
+            .and_then(|t| t.branch_mut(number))
+            .ok_or("the branch is gone")?;
+        if branch.state != BranchState::Waiting {
+            return Err(format!(
+                "participant {name} already takes part in transaction {id}"
+            ));
+        }
+        branch.state = BranchState::Active;
+        Ok(BranchKey {
+            transaction: id,
+            branch: number,
+        })
+    }
+
+    pub(crate) fn executed(
+        &mut self,
+        session: SessionId,
+        key: BranchKey,
+        sequence: u64,
+        result: Result<Payload, AbortReason>,
+    ) {
+        let Some(branch) = self
+            .table
+            .find_mut(&key.transaction)
+            .and_then(|t| t.branch_mut(key.branch))
+        else {
+            return;
+        };
+        if branch.session != Some(session) {
+            return;
+        }
+        let Some(index) = branch.executing.iter().position(|(s, _)| *s == sequence) else {
+            return;
+        };
+        let (_, ticket) = branch.executing.swap_remove(index);
+        match result {
+            Ok(rows) => self.answer(ticket, Ok(Answer::Executed(rows))),
+            Err(mut reason) => {
+                reason.participant = branch.participant.as_str().into();
+                let transaction = key.transaction;
+                self.refuse(
+                    ticket,
+                    Refusal::TransactionAborted {
+                        transaction,
+                        reason: reason.clone(),
+                    },
+                );
+                self.settle(key, BranchState::Aborted);
+                self.begin_abort(transaction, reason);
+            }
+        }
+    }
+
+    pub(crate) fn commit(&mut self, ticket: Ticket, id: TransactionId, answer_decided: bool) {
+        let Some(transaction) = self.table.find_mut(&id) else {
+            return self.lookup(ticket, id); // From before a restart: what became of it is the answer.
+        };
+        match transaction.phase {
+            Phase::Active if transaction.interactive => {
+                transaction.answer_decided = answer_decided;
+                transaction.waiters.push(ticket);
+                self.commit_active(id);
+            }
+            Phase::Waiting { .. } => self.refuse(ticket, Refusal::TransactionNotOpen(id)),
+            Phase::Ended(_) | Phase::Aborting(_) => self.answer_view(ticket, &id),
+            Phase::Committing if answer_decided => self.answer_view(ticket, &id),
+            Phase::Active
+            | Phase::Preparing
+            | Phase::Delegated { .. }
+            | Phase::Deciding
+            | Phase::Committing => {
+                transaction.waiters.push(ticket);
+            }
+        }
+    }
+
+    pub(crate) fn abort_call(&mut self, ticket: Ticket, id: TransactionId, reason: AbortReason) {
+        let Some(transaction) = self.table.find(&id) else {
+            return self.lookup(ticket, id);
+        };
+        match transaction.phase {
+            Phase::Waiting { .. } | Phase::Active | Phase::Preparing => {
+                self.begin_abort(id, reason);
+                self.answer_view(ticket, &id);
+            }
+            Phase::Aborting(_) | Phase::Ended(Outcome::Aborted(_)) => self.answer_view(ticket, &id),
+            Phase::Delegated { .. }
+            | Phase::Deciding
+            | Phase::Committing
+            | Phase::Ended(Outcome::Committed | Outcome::Heuristic(_)) => {
+                self.refuse(ticket, Refusal::TransactionDecided(id));
+            }
+        }
+    }
+
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        let open = |t: &&Transaction| matches!(t.phase, Phase::Waiting { .. } | Phase::Active);
+        let undecided: Vec<_> = self.table.after(None).filter(open).map(|t| t.id).collect();
+        for id in undecided {
+            self.begin_abort(
+                id,
+                AbortReason::own(
+                    AbortCode::CoordinatorRestart,
+                    "the coordinator is shutting down",
+                ),
+            );
+        }
+    }
+
+    pub(crate) fn time_is_up(&mut self, id: TransactionId) {
+        let Some(transaction) = self.table.find(&id) else {
+            return;
+        };
+        match transaction.phase {
+            Phase::Waiting { .. } | Phase::Active | Phase::Preparing => {
+                let late: Vec<_> = transaction
+                    .branches
+                    .iter()
+                    .filter(|b| !b.state.is_settled() && b.state != BranchState::Prepared)
+                    .collect();
+                let waiting_for = late
+                    .iter()
+                    .map(|b| b.participant.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                let message = match (&transaction.phase, transaction.interactive) {
+                    (Phase::Waiting { .. }, _) => {
+                        format!("time was up while waiting for a slot at: {waiting_for}")
+                    }
+                    (Phase::Active, _) => "time was up before the client committed".to_owned(),
+                    _ => format!("time was up while waiting for the vote of: {waiting_for}"),
+                };
+                self.begin_abort(id, AbortReason::own(AbortCode::Timeout, message));
+            }
+            Phase::Delegated { .. } => self.ask_for_proof(id),
+            Phase::Deciding | Phase::Committing | Phase::Aborting(_) | Phase::Ended(_) => {}
+        }
+    }
+}
+
+/// Of a transaction whose content this incarnation never saw.
+pub(crate) const UNKNOWN_FINGERPRINT: u64 = u64::MAX;
+
+/// A deadline that never comes.
+pub(crate) const NEVER: Moment = Moment(u64::MAX);

@@ -1,0 +1,192 @@
+//! Recovery is the fold of the log: what is decided and not ended goes on being delivered, the rest is presumed aborted.
+//!
+//! Folding is idempotent, and a crash between any two records of a recovery is harmless: recovery writes nothing but its own epoch.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    client::NEVER,
+    engine::{Engine, Pending, Settings},
+    id::{Epoch, LogId, Moment, ParticipantName, Seq, TransactionId},
+    outcome::{BranchState, Resolution},
+    record::{Decision, Heuristic, HeuristicKind, Record},
+    resolve::resolved_state,
+    transaction::{Branch, Outcome, Phase, Transaction},
+};
+
+/// The log so far, folded.
+#[derive(Debug)]
+pub struct Replay {
+    log: LogId,
+    epoch: Epoch,
+    forgotten: Option<TransactionId>,
+    participants: BTreeMap<ParticipantName, bool>,
+    transactions: BTreeMap<TransactionId, Transaction>,
+}
+
+impl Replay {
+    /// Nothing read yet.
+    pub fn new(log: LogId) -> Self {
+        Replay {
+            log,
+            epoch: Epoch(0),
+            forgotten: None,
+            participants: BTreeMap::new(),
+            transactions: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the next record.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Epoch(epoch) => self.epoch = self.epoch.max(epoch),
+            Record::Participant { name, one_phase } => {
+                *self.participants.entry(name).or_default() |= one_phase
+            }
+            Record::Commit(decision) => self.commit(decision),
+            Record::End {
+                transaction,
+                heuristics,
+            } => self.end(transaction, heuristics),
+            Record::Resolve {
+                branch,
+                resolution,
+                reason,
+            } => {
+                let kind = match resolution {
+                    Resolution::Committed => HeuristicKind::ResolvedCommitted,
+                    Resolution::Aborted => HeuristicKind::ResolvedAborted,
+                };
+                self.settle(
+                    branch.transaction,
+                    vec![Heuristic {
+                        branch: branch.branch,
+                        kind,
+                        reason,
+                    }],
+                );
+            }
+            Record::CheckpointBegin { epoch, forgotten } => {
+                self.epoch = self.epoch.max(epoch);
+                self.forgotten = self.forgotten.max(forgotten);
+            }
+            Record::CheckpointTransaction {
+                decision,
+                ended,
+                heuristics,
+            } => {
+                let id = decision.transaction;
+                self.commit(decision);
+                self.settle(id, heuristics);
+                if ended {
+                    self.end(id, Vec::new());
+                }
+            }
+            Record::CheckpointEnd => {}
+        }
+    }
+
+    fn commit(&mut self, decision: Decision) {
+        let id = decision.transaction;
+        self.transactions.entry(id).or_insert_with(|| Transaction {
+            id,
+            request_id: decision.request_id,
+            fingerprint: decision.fingerprint,
+            traceparent: decision.traceparent,
+            deadline: NEVER,
+            interactive: false,
+            answer_decided: false,
+            waiters: Vec::new(),
+            branches: decision
+                .branches
+                .into_iter()
+                .map(|b| {
+                    let mut branch = Branch::new(b.number, b.participant, None);
+                    branch.state = BranchState::Prepared;
+                    branch.proof = b.proof;
+                    branch
+                })
+                .collect(),
+            phase: Phase::Committing,
+        });
+    }
+
+    fn settle(&mut self, id: TransactionId, heuristics: Vec<Heuristic>) {
+        let Some(transaction) = self.transactions.get_mut(&id) else {
+            return;
+        };
+        for heuristic in heuristics {
+            let Some(branch) = transaction.branch_mut(heuristic.branch) else {
+                continue;
+            };
+            match heuristic.kind {
+                HeuristicKind::Aborted => branch.state = BranchState::HeuristicAborted,
+                HeuristicKind::Lost => branch.state = BranchState::Lost,
+                HeuristicKind::ResolvedCommitted => {
+                    branch.state = resolved_state(true, Resolution::Committed)
+                }
+                HeuristicKind::ResolvedAborted => {
+                    branch.state = resolved_state(true, Resolution::Aborted)
+                }
+            }
+            match heuristic.kind {
+                HeuristicKind::Aborted | HeuristicKind::Lost => {
+                    branch.last_error = heuristic.reason
+                }
+                HeuristicKind::ResolvedCommitted | HeuristicKind::ResolvedAborted => {
+                    branch.resolution = heuristic.reason
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, id: TransactionId, heuristics: Vec<Heuristic>) {
+        self.settle(id, heuristics);
+        let Some(transaction) = self.transactions.get_mut(&id) else {
+            return;
+        };
+        for branch in transaction
+            .branches
+            .iter_mut()
+            .filter(|b| !b.state.is_settled())
+        {
+            branch.state = BranchState::Committed;
+        }
+        let heuristic = transaction.branches.iter().any(|b| b.state.is_heuristic());
+        transaction.phase = Phase::Ended(if heuristic {
+            Outcome::Heuristic(None)
+        } else {
+            Outcome::Committed
+        });
+    }
+
+    /// The log is read to its end, and synced: a new incarnation begins. Its first effect appends its epoch; nothing may be asked of it before
+    /// that is durable. `next_seq` is the number that the log gives to the next record.
+    pub fn start(self, settings: Settings, next_seq: Seq, now: Moment) -> Engine {
+        let epoch = Epoch(self.epoch.0 + 1);
+        let mut engine = Engine::new(settings, self.log, epoch, next_seq, now);
+        engine.append_then(Record::Epoch(epoch), Pending::Epoch);
+        for (name, one_phase) in self.participants {
+            let participant = engine.participants.entry(name).or_default();
+            participant.registered = true;
+            participant.one_phase = one_phase;
+        }
+        if let Some(forgotten) = self.forgotten {
+            engine.table.set_forgotten(forgotten);
+        }
+        for (id, transaction) in self.transactions {
+            let committing = transaction.phase == Phase::Committing;
+            engine.table.insert(transaction);
+            if committing {
+                engine.undelivered += 1;
+                for key in engine.unsettled(&id) {
+                    engine.deliver(key);
+                }
+                engine.end_if_settled(id);
+            } else {
+                engine.table.retire(now, id);
+            }
+        }
+        engine
+    }
+}

@@ -1,0 +1,218 @@
+//! Sessions: a participant's process is here, or it is gone.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    effect::{Downward, Effect, Refusal},
+    engine::{Engine, Pending},
+    id::{BranchKey, ParticipantName, SessionId},
+    input::{Found, Opened},
+    outcome::{AbortCode, AbortReason, BranchState},
+    record::Record,
+    transaction::Phase,
+};
+
+/// One participant process.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) participant: ParticipantName,
+    pub(crate) agent: String,
+    pub(crate) resource: String,
+    pub(crate) capacity: u32,
+    pub(crate) one_phase: bool,
+    /// Branches that hold its slots.
+    pub(crate) held: BTreeSet<BranchKey>,
+    /// What its hello reported, until it is welcomed.
+    in_doubt: Vec<Found>,
+}
+
+/// A participant as shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParticipantView {
+    /// Its name.
+    pub name: ParticipantName,
+    /// Its open sessions.
+    pub sessions: Vec<SessionView>,
+    /// Transactions that wait for it.
+    pub waiting: u32,
+}
+
+/// A session as shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// The process, for people.
+    pub agent: String,
+    /// The database's identity.
+    pub resource: String,
+    /// Branches held open.
+    pub used: u32,
+    /// Branches that it can hold.
+    pub capacity: u32,
+}
+
+impl Engine {
+    pub(crate) fn session_opened(&mut self, opened: Opened) {
+        let participant = self
+            .participants
+            .entry(opened.participant.clone())
+            .or_default();
+        let peers = participant
+            .sessions
+            .iter()
+            .filter_map(|id| self.sessions.get(id));
+        if let Some(held) = peers
+            .map(|s| &s.resource)
+            .find(|r| **r != opened.resource)
+            .cloned()
+        {
+            let (participant, given) = (opened.participant.to_string(), opened.resource);
+            let refusal = Refusal::ResourceMismatch {
+                participant,
+                held,
+                given,
+            };
+            return self.push(Effect::Close {
+                session: opened.session,
+                refusal,
+            });
+        }
+        let known = participant.registered && (participant.one_phase || !opened.one_phase);
+        let session = Session {
+            participant: opened.participant.clone(),
+            agent: opened.agent,
+            resource: opened.resource,
+            capacity: opened.capacity.max(1),
+            one_phase: opened.one_phase,
+            held: BTreeSet::new(),
+            in_doubt: opened.in_doubt,
+        };
+        self.sessions.insert(opened.session, session);
+        if known {
+            return self.welcome(opened.session);
+        }
+        let record = Record::Participant {
+            name: opened.participant,
+            one_phase: opened.one_phase,
+        };
+        self.append_then(record, Pending::Welcome(opened.session));
+    }
+
+    /// It is in the log. From here on work may go to it.
+    pub(crate) fn welcome(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let (name, one_phase) = (session.participant.clone(), session.one_phase);
+        let found = std::mem::take(&mut session.in_doubt);
+        let participant = self.participants.entry(name.clone()).or_default();
+        participant.registered = true;
+        participant.one_phase |= one_phase;
+        participant.sessions.insert(id);
+        let undelivered: Vec<_> = participant.undelivered.iter().copied().collect();
+        self.send(id, Downward::Welcome(self.incarnation()));
+        for key in undelivered {
+            self.deliver(key);
+        }
+        self.in_doubt_report(id, found);
+        self.queue.free(name);
+    }
+
+    pub(crate) fn session_closed(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        let mut gone = false;
+        if let Some(participant) = self.participants.get_mut(&session.participant) {
+            participant.sessions.remove(&id);
+            gone = participant.sessions.is_empty();
+        }
+        for key in session.held {
+            self.branch_cut_off(key);
+        }
+        if gone {
+            self.drop_waiting(&session.participant);
+            self.drop_inquiries(&session.participant);
+        }
+    }
+
+    fn branch_cut_off(&mut self, key: BranchKey) {
+        let Some(transaction) = self.table.find_mut(&key.transaction) else {
+            return;
+        };
+        let phase = transaction.phase.clone();
+        let Some(branch) = transaction.branch_mut(key.branch) else {
+            return;
+        };
+        branch.session = None;
+        let (state, name) = (branch.state, branch.participant.clone());
+        match phase {
+            Phase::Preparing if state == BranchState::Prepared => {} // It can still commit: another session will carry the decision.
+            Phase::Active | Phase::Preparing => {
+                let message = "its session was lost before its vote".into();
+                let code = AbortCode::ParticipantUnavailable;
+                self.begin_abort(
+                    key.transaction,
+                    AbortReason {
+                        code,
+                        participant: name.to_string(),
+                        message,
+                    },
+                );
+            }
+            Phase::Delegated { .. } => self.ask_for_proof(key.transaction),
+            Phase::Committing => self.deliver(key),
+            Phase::Aborting(_) => {
+                self.settle(key, BranchState::Aborted);
+                self.end_if_settled(key.transaction);
+            }
+            Phase::Waiting { .. } | Phase::Deciding | Phase::Ended(_) => {}
+        }
+    }
+
+    /// Transactions that wait for a participant that is gone are given back untouched: the client may try again.
+    fn drop_waiting(&mut self, name: &ParticipantName) {
+        let waiting = self
+            .participants
+            .get(name)
+            .map(|p| p.waiting.values().copied().collect::<Vec<_>>());
+        for id in waiting.unwrap_or_default() {
+            self.leave_queue(&id);
+            let Some(transaction) = self.table.remove(&id) else {
+                continue;
+            };
+            self.timers
+                .clear(transaction.deadline, crate::timer::Timer::Deadline(id));
+            for ticket in transaction.waiters {
+                self.refuse(ticket, Refusal::ParticipantUnavailable(name.to_string()));
+            }
+        }
+    }
+
+    /// Participants that have ever registered, by name.
+    pub fn participants(&self) -> Vec<ParticipantView> {
+        let registered = self.participants.iter().filter(|(_, p)| p.registered);
+        registered
+            .map(|(name, participant)| ParticipantView {
+                name: name.clone(),
+                sessions: participant
+                    .sessions
+                    .iter()
+                    .filter_map(|id| self.sessions.get(id))
+                    .map(Session::view)
+                    .collect(),
+                waiting: participant.waiting.len() as u32,
+            })
+            .collect()
+    }
+}
+
+impl Session {
+    fn view(&self) -> SessionView {
+        SessionView {
+            agent: self.agent.clone(),
+            resource: self.resource.clone(),
+            used: self.held.len() as u32,
+            capacity: self.capacity,
+        }
+    }
+}

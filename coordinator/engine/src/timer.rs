@@ -1,0 +1,40 @@
+//! Every deadline in one table. A timer that no longer applies is absorbed when it fires: nothing is ever taken out early.
+
+use std::collections::BTreeSet;
+
+use crate::id::{BranchKey, Moment, TransactionId};
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// An undecided transaction's time is up.
+    Deadline(TransactionId),
+    /// A decision, or a question for proof, is to be sent again.
+    Deliver(BranchKey),
+    /// Ask the participants for their prepared branches.
+    Scan,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Timers(BTreeSet<(Moment, Timer)>);
+
+impl Timers {
+    pub(crate) fn set(&mut self, at: Moment, timer: Timer) {
+        self.0.insert((at, timer));
+    }
+
+    pub(crate) fn clear(&mut self, at: Moment, timer: Timer) {
+        self.0.remove(&(at, timer));
+    }
+
+    pub(crate) fn next(&self) -> Option<Moment> {
+        self.0.first().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn pop_due(&mut self, now: Moment) -> Option<(Moment, Timer)> {
+        if self.next()? > now {
+            return None;
+        }
+        self.0.pop_first()
+    }
+}
