@@ -1,5 +1,7 @@
 //! One behaviour at a time, by hand: inputs in, effects out.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 use unanimity_engine::{
     AbortCode, AbortReason, Answer, Begin, BranchKey, BranchState, Completion, Downward, Effect,
     Engine, Epoch, Found, InDoubtKind, Input, LogId, Moment, Opened, ParticipantName, Record,

@@ -1,6 +1,8 @@
 //! The invariants of the design, over many seeded lives of a coordinator. A failing seed prints its trace; run it alone with
 //! `UNANIMITY_SEED=<seed> cargo test -p unanimity-engine --test simulation`.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
