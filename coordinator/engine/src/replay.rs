@@ -14,12 +14,21 @@ use crate::{
     transaction::{Branch, Outcome, Phase, Transaction},
 };
 
+/// Whether a whole checkpoint has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checkpointed {
+    No,
+    Begun,
+    Whole,
+}
+
 /// The log so far, folded.
 #[derive(Debug)]
 pub struct Replay {
     log: LogId,
     epoch: Epoch,
     forgotten: Option<TransactionId>,
+    checkpoint: Checkpointed,
     participants: BTreeMap<ParticipantName, bool>,
     transactions: BTreeMap<TransactionId, Transaction>,
 }
@@ -31,6 +40,7 @@ impl Replay {
             log,
             epoch: Epoch(0),
             forgotten: None,
+            checkpoint: Checkpointed::No,
             participants: BTreeMap::new(),
             transactions: BTreeMap::new(),
         }
@@ -69,6 +79,9 @@ impl Replay {
             Record::CheckpointBegin { epoch, forgotten } => {
                 self.epoch = self.epoch.max(epoch);
                 self.forgotten = self.forgotten.max(forgotten);
+                if self.checkpoint == Checkpointed::No {
+                    self.checkpoint = Checkpointed::Begun;
+                }
             }
             Record::CheckpointTransaction {
                 decision,
@@ -82,8 +95,18 @@ impl Replay {
                     self.end(id, Vec::new());
                 }
             }
-            Record::CheckpointEnd => {}
+            Record::CheckpointEnd => {
+                if self.checkpoint == Checkpointed::Begun {
+                    self.checkpoint = Checkpointed::Whole;
+                }
+            }
         }
+    }
+
+    /// Whether what was read, from `first` on, tells everything: the log from its very beginning, or a whole checkpoint. If not, segments are
+    /// missing that no trim took away, and nothing may be presumed.
+    pub fn is_whole(&self, first: Seq) -> bool {
+        first.0 <= 1 || self.checkpoint == Checkpointed::Whole
     }
 
     fn commit(&mut self, decision: Decision) {

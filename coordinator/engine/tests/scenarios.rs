@@ -746,6 +746,7 @@ fn a_checkpoint_carries_what_is_live_and_lets_the_rest_go() {
         .iter()
         .cloned()
         .for_each(|record| replay.apply(record));
+    assert!(replay.is_whole(keep) && !Replay::new(LOG).is_whole(keep));
     let engine = replay.start(Settings::default(), Seq(100), Moment(0));
     assert_eq!(engine.incarnation().epoch, Epoch(2), "the epoch goes on");
     assert_eq!(

@@ -239,9 +239,11 @@ mod tests {
     #[test]
     fn a_sound_frame_in_the_wrong_place_is_damage() {
         for (lsn, previous_crc) in [(8, 4), (10, 4), (9, 5)] {
-            let bytes = segment(&[frame(lsn, previous_crc, b"record")]);
-            let tail = judge(&bytes, START, EXPECTED);
-            assert!(matches!(tail, Tail::Damaged { .. }), "{tail:?}");
+            for record in [vec![7; 20], vec![0; 2000]] {
+                let bytes = segment(&[frame(lsn, previous_crc, &record)]);
+                let tail = judge(&bytes, START, EXPECTED);
+                assert!(matches!(tail, Tail::Damaged { .. }), "{tail:?}");
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use unanimity_wal::WalError;
 
-use crate::scratch::{Scratch, change, numbered, used};
+use crate::scratch::{Scratch, change, damage, numbered, used};
 
 const SEGMENT_BYTES: usize = 512;
 
@@ -63,6 +63,34 @@ fn a_changed_byte_in_the_last_segment_is_refused_or_costs_no_earlier_batch() {
             fs::write(&segment, &whole).unwrap();
         }
     }
+}
+
+/// The same log id and salt, and sound frames, but not one history.
+#[test]
+fn a_batch_of_another_history_is_refused() {
+    let log = |first: &[u8; 7]| Scratch::with(512, &[vec![first.to_vec()], vec![vec![2; 70]]]);
+    let (scratch, other) = (log(b"history"), log(b"HISTORY"));
+    let foreign = fs::read(other.last_segment()).unwrap();
+    let first_frame_bytes = 24 + 16 + 8;
+    change(&scratch.last_segment(), |bytes| {
+        let second = 64 + first_frame_bytes;
+        bytes[second..].copy_from_slice(&foreign[second..]);
+    });
+    let message = damage(scratch.open());
+    assert!(
+        message.contains("does not continue the one before"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_batch_that_moved_is_refused() {
+    let scratch = Scratch::with(512, &[vec![vec![1; 60]], vec![vec![2; 60]]]);
+    change(&scratch.last_segment(), |bytes| {
+        bytes.copy_within(160..256, 64)
+    });
+    let message = damage(scratch.open());
+    assert!(message.contains("it has LSN 2"), "{message}");
 }
 
 /// Opening fails, and changes nothing.

@@ -2,7 +2,7 @@
 
 use unanimity_wal::{Options, Wal, WalError};
 
-use crate::scratch::{LOG_ID, SALT_SEED, Scratch};
+use crate::scratch::{LOG_ID, SALT_SEED, Scratch, change};
 
 /// What a segment of 512 bytes takes in one record: without header, frame and length.
 const LARGEST: usize = 512 - 64 - 24 - 4 - 8;
@@ -42,7 +42,25 @@ fn a_larger_segment_takes_the_place_of_an_empty_one() {
         assert_eq!(wal.append([vec![2; size]]).unwrap(), next_lsn);
     }
     assert_eq!(scratch.dump().unwrap().1.len(), 3);
+}
 
+#[test]
+fn an_empty_segment_that_was_replaced_still_joins_the_one_before() {
+    let scratch = Scratch::with(512, &[vec![vec![1; LARGEST]], vec![b"lost".to_vec()]]);
+    change(&scratch.last_segment(), |bytes| bytes[64..].fill(0));
+    let options = Options {
+        segment_bytes: 1024,
+    };
+    let (mut wal, _) = Wal::open(&scratch.path(), LOG_ID, SALT_SEED, options).unwrap();
+    assert_eq!((wal.next_lsn(), wal.segments()), (2, 2));
+    assert_eq!(wal.append([vec![2; 600]]).unwrap(), 2);
+    assert_eq!(wal.segments(), 2);
+    drop(wal);
+    assert_eq!(scratch.open().unwrap().1.records[1], (2, vec![2; 600]));
+}
+
+#[test]
+fn an_empty_log_takes_up_a_larger_segment_size() {
     let empty = Scratch::with(512, &[]);
     let options = Options {
         segment_bytes: 1024,
