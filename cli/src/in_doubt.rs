@@ -1,0 +1,192 @@
+//! `unanimity in-doubt`: branches that are prepared and not settled.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::{ArgGroup, Args, Subcommand};
+use serde::Serialize;
+use unanimity_proto::v1;
+
+use crate::{
+    connection::Connection,
+    exit::{Effect, Exit, Failure},
+    output::{Format, Show, non_empty, print, table},
+    tx::{Transaction, enum_word},
+};
+
+/// As short as a reason may be, in characters; the coordinator's bound.
+const SHORTEST_REASON: usize = 10;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Lists them: ours on their way, and foreign ones, which nobody here touches.
+    List,
+    /// Records what you did to a branch by hand, in its database.
+    ///
+    /// The decision stays as it is: where the branch differs from it, the transaction ends as heuristic.
+    Resolve(Resolve),
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("made").required(true)))]
+pub(crate) struct Resolve {
+    /// The transaction, which must be decided.
+    id: String,
+    /// The branch's number.
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    branch: u32,
+    /// The branch is committed.
+    #[arg(long, group = "made")]
+    committed: bool,
+    /// The branch is rolled back.
+    #[arg(long, group = "made")]
+    aborted: bool,
+    /// Why, in 10 characters or more; kept in the log.
+    #[arg(long, value_parser = reason)]
+    reason: String,
+    /// Don't ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    match text.trim() {
+        trimmed if trimmed.chars().count() < SHORTEST_REASON => Err(format!(
+            "whoever reads the log later needs at least {SHORTEST_REASON} characters"
+        )),
+        trimmed => Ok(trimmed.to_owned()),
+    }
+}
+
+impl Command {
+    /// Asks the operator, where there is something to ask.
+    pub(crate) fn confirm(&self) -> Result<(), Failure> {
+        let Self::Resolve(Resolve {
+            id,
+            branch,
+            committed,
+            yes: false,
+            ..
+        }) = self
+        else {
+            return Ok(());
+        };
+        if !io::stdin().is_terminal() {
+            return Err(Failure::new(
+                Exit::Usage,
+                "there is no terminal to ask whether you are sure",
+            )
+            .advise("give --yes"));
+        }
+        let made = if *committed {
+            "committed"
+        } else {
+            "rolled back"
+        };
+        eprint!(
+            "Branch {branch} of {id} counts as {made} for ever, and nothing is sent to it any more. Type yes to go on: "
+        );
+        let failed = |error| Failure::new(Exit::Internal, format!("can't ask: {error}"));
+        io::stderr().flush().map_err(failed)?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map_err(failed)?;
+        match answer.trim() {
+            "yes" => Ok(()),
+            _ => Err(Failure::new(
+                Exit::Usage,
+                "not confirmed; nothing was changed",
+            )),
+        }
+    }
+
+    pub(crate) async fn run(self, connection: Connection, format: Format) -> Result<(), Failure> {
+        match self {
+            Self::List => print(format, &list(&connection).await?),
+            Self::Resolve(resolve) => {
+                let resolution = if resolve.committed {
+                    v1::Resolution::Committed
+                } else {
+                    v1::Resolution::Aborted
+                };
+                let request = connection.request(v1::ResolveBranchRequest {
+                    transaction_id: resolve.id,
+                    branch: resolve.branch,
+                    resolution: resolution.into(),
+                    reason: resolve.reason,
+                });
+                let mut service = connection.admin.clone();
+                let response = connection
+                    .answer(Effect::Changes, service.resolve_branch(request))
+                    .await?;
+                print(format, &Transaction::parse(response.transaction)?)
+            }
+        }
+    }
+}
+
+async fn list(connection: &Connection) -> Result<List, Failure> {
+    let mut branches = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = connection.request(v1::ListInDoubtBranchesRequest {
+            page_size: 1000,
+            page_token,
+        });
+        let mut service = connection.admin.clone();
+        let page = connection
+            .answer(Effect::Reads, service.list_in_doubt_branches(request))
+            .await?;
+        branches.extend(page.branches.into_iter().map(Branch::from));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(List { branches });
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct List {
+    branches: Vec<Branch>,
+}
+
+#[derive(Debug, Serialize)]
+struct Branch {
+    identifier: String,
+    participant: String,
+    kind: String,
+    delivery_attempts: u32,
+    last_error: Option<String>,
+}
+
+impl From<v1::InDoubt> for Branch {
+    fn from(branch: v1::InDoubt) -> Self {
+        Self {
+            identifier: branch.identifier,
+            participant: branch.participant,
+            kind: enum_word::<v1::InDoubtKind>(
+                branch.kind,
+                v1::InDoubtKind::as_str_name,
+                "IN_DOUBT_KIND_",
+            ),
+            delivery_attempts: branch.delivery_attempts,
+            last_error: non_empty(branch.last_error),
+        }
+    }
+}
+
+impl Show for List {
+    fn text(&self) -> String {
+        let rows = self.branches.iter().map(|branch| {
+            [
+                branch.identifier.clone(),
+                branch.participant.clone(),
+                branch.kind.clone(),
+                branch.delivery_attempts.to_string(),
+                branch.last_error.clone().unwrap_or_default(),
+            ]
+        });
+        table(
+            ["BRANCH", "PARTICIPANT", "KIND", "ATTEMPTS", "LAST ERROR"],
+            rows,
+        )
+    }
+}
