@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 
 use crate::{
     client::{NEVER, UNKNOWN_FINGERPRINT},
-    effect::{Downward, Refusal},
+    effect::{Answer, Downward, Refusal, TransactionView},
     engine::Engine,
     id::{BranchKey, ParticipantName, RequestId, SessionId, Ticket, TransactionId},
     input::Completion,
-    outcome::{AbortCode, AbortReason, BranchState},
+    outcome::{AbortCode, AbortReason, BranchState, TransactionState},
     transaction::{Outcome, Phase, Transaction},
 };
 
@@ -39,8 +39,8 @@ impl Engine {
             return self.refuse(ticket, Refusal::TransactionForgotten(id));
         }
         if id.epoch == self.epoch {
-            // This incarnation keeps what it committed, and this it does not know: never taken on, or aborted and forgotten.
-            return self.refuse(ticket, Refusal::TransactionUnknown(id.to_string()));
+            // This incarnation remembers what it committed, and this it does not: it was never decided to commit, and never will be.
+            return self.answer(ticket, Ok(Answer::Transaction(presumed_aborted(id))));
         }
         self.inquire(ticket, id);
     }
@@ -219,5 +219,17 @@ impl Engine {
             phase: Phase::Ended(outcome),
         });
         self.table.retire(self.now, id);
+    }
+}
+
+/// Of an id of this incarnation that is not remembered.
+fn presumed_aborted(id: TransactionId) -> TransactionView {
+    let message = "it is not remembered, so it was never decided to commit";
+    TransactionView {
+        id,
+        request_id: String::new(),
+        state: TransactionState::Aborted,
+        branches: Vec::new(),
+        abort_reason: Some(AbortReason::own(AbortCode::BranchLost, message)),
     }
 }
