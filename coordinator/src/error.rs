@@ -86,7 +86,7 @@ impl Refused {
                 .with("operation", operation),
             Refused::LogSpaceLow => row(Code::ResourceExhausted, "LOG_SPACE_LOW").retry(LATER),
             Refused::Starting => row(Code::Unavailable, "STARTING").retry(SOON),
-            Refused::Stopping => row(Code::Unavailable, "DRAINING").retry(LATER),
+            Refused::Stopping => row(Code::Unavailable, "STOPPING").retry(LATER),
             Refused::WatchLagged(missed) => {
                 row(Code::DataLoss, "WATCH_LAGGED").with("missed", missed)
             }
@@ -394,7 +394,7 @@ mod tests {
                 true,
             ),
             (Refused::Starting, Code::Unavailable, "STARTING", &[], true),
-            (Refused::Stopping, Code::Unavailable, "DRAINING", &[], true),
+            (Refused::Stopping, Code::Unavailable, "STOPPING", &[], true),
             (
                 Refused::WatchLagged(3),
                 Code::DataLoss,

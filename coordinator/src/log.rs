@@ -20,7 +20,7 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
-use unanimity_engine::{DecodeError, LogId, Record, Seq};
+use unanimity_engine::{DecodeError, LogId, Record, Replay, Seq};
 use unanimity_wal::{Options, Wal, WalError};
 use uuid::Uuid;
 
@@ -138,6 +138,12 @@ pub(crate) enum OpenError {
         directory: String,
         source: DecodeError,
     },
+    /// Its beginning is missing.
+    #[error(
+        "the log in {directory} begins at record {first}, and no whole checkpoint follows: segments are missing at its beginning; \
+         put them back from where they were moved to"
+    )]
+    Incomplete { first: u64, directory: String },
 }
 
 /// A log that was read to its end.
@@ -148,8 +154,8 @@ pub(crate) struct Opened {
     pub(crate) log: LogId,
     /// The number of the next record.
     pub(crate) next: Seq,
-    /// All that it holds, in order.
-    pub(crate) records: Vec<Record>,
+    /// All that it holds, folded.
+    pub(crate) replay: Replay,
 }
 
 /// Opens the log, or makes a new one. Blocks.
@@ -158,10 +164,10 @@ pub(crate) fn open(directory: &Path, segment_bytes: u64) -> Result<Opened, OpenE
         Uuid::new_v4().as_u128() as u32,
         Uuid::new_v4().as_u128() as u64,
     );
-    let mut records = Vec::new();
+    let mut replay = Replay::new();
     let mut damage = None;
     let take = |lsn, bytes: &[u8]| match Record::decode(bytes) {
-        Ok(record) => records.push(record),
+        Ok(record) => replay.apply(record),
         Err(source) => {
             damage.get_or_insert_with(|| OpenError::Record {
                 lsn,
@@ -174,6 +180,12 @@ pub(crate) fn open(directory: &Path, segment_bytes: u64) -> Result<Opened, OpenE
         Wal::open_with(directory, identity, salt, Options { segment_bytes }, take)?;
     if let Some(damage) = damage {
         return Err(damage);
+    }
+    if !replay.is_whole(Seq(recovery.first_lsn)) {
+        return Err(OpenError::Incomplete {
+            first: recovery.first_lsn,
+            directory: directory.display().to_string(),
+        });
     }
     if let Some(torn) = &recovery.torn_tail {
         warn!(
@@ -189,7 +201,7 @@ pub(crate) fn open(directory: &Path, segment_bytes: u64) -> Result<Opened, OpenE
         next: Seq(wal.next_lsn()),
         wal,
         segment_bytes,
-        records,
+        replay,
     })
 }
 
@@ -410,7 +422,7 @@ fn fail_stop(failure: &WalError) -> ! {
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc::unbounded_channel;
-    use unanimity_engine::Epoch;
+    use unanimity_engine::{Epoch, Moment, Settings};
 
     use super::*;
 
@@ -443,10 +455,10 @@ mod tests {
 
         let again = open(directory.path(), SEGMENT).expect("a log");
         assert_eq!(again.next, Seq(4));
-        assert_eq!(
-            again.records,
-            (1..=3).map(|n| Record::Epoch(Epoch(n))).collect::<Vec<_>>()
-        );
+        let engine = again
+            .replay
+            .start(again.log, Settings::default(), again.next, Moment(0));
+        assert_eq!(engine.incarnation().epoch, Epoch(4), "all three were read");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tonic::transport::{
 };
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 use tracing::{info, warn};
-use unanimity_engine::{Input, Replay, Settings};
+use unanimity_engine::Input;
 use unanimity_proto::v1::{
     admin_service_server::AdminServiceServer, participant_service_server::ParticipantServiceServer,
     transaction_service_server::TransactionServiceServer,
@@ -190,7 +190,8 @@ impl Core {
             .context("reading the log")?
             .map_err(|error| failure(&error))?;
         let (clock, epoch_seq) = (Clock::start(), opened.next);
-        let engine = replay(&mut opened, config.limits, clock);
+        let replay = std::mem::take(&mut opened.replay);
+        let engine = replay.start(opened.log, config.limits, opened.next, clock.now());
         let (reports, heard) = mpsc::unbounded_channel();
         let log = log::start(opened, reports).context("the log thread can't be started")?;
         let running = driver::start(engine, clock, log.jobs.clone(), heard);
@@ -216,14 +217,6 @@ impl Core {
     }
 }
 
-fn replay(opened: &mut log::Opened, limits: Settings, clock: Clock) -> unanimity_engine::Engine {
-    let mut replay = Replay::new(opened.log);
-    for record in std::mem::take(&mut opened.records) {
-        replay.apply(record);
-    }
-    replay.start(limits, opened.next, clock.now())
-}
-
 /// Nobody asked it to end, so an invariant broke; its panic has been shown.
 fn driver_ended(ended: Result<(), JoinError>) -> anyhow::Error {
     let message = match ended {
@@ -236,7 +229,7 @@ fn driver_ended(ended: Result<(), JoinError>) -> anyhow::Error {
 /// What to tell, and by which exit code, where the log can't be opened.
 fn failure(error: &OpenError) -> Failure {
     let code = match error {
-        OpenError::Record { .. } => exit::LOG_DAMAGED,
+        OpenError::Record { .. } | OpenError::Incomplete { .. } => exit::LOG_DAMAGED,
         OpenError::Wal(error) => match error {
             WalError::Damaged { .. } | WalError::NotALog { .. } | WalError::WrongVersion { .. } => {
                 exit::LOG_DAMAGED

@@ -25,7 +25,6 @@ enum Checkpointed {
 /// The log so far, folded.
 #[derive(Debug)]
 pub struct Replay {
-    log: LogId,
     epoch: Epoch,
     forgotten: Option<TransactionId>,
     checkpoint: Checkpointed,
@@ -33,11 +32,16 @@ pub struct Replay {
     transactions: BTreeMap<TransactionId, Transaction>,
 }
 
+impl Default for Replay {
+    fn default() -> Self {
+        Replay::new()
+    }
+}
+
 impl Replay {
     /// Nothing read yet.
-    pub fn new(log: LogId) -> Self {
+    pub fn new() -> Self {
         Replay {
-            log,
             epoch: Epoch(0),
             forgotten: None,
             checkpoint: Checkpointed::No,
@@ -185,9 +189,9 @@ impl Replay {
 
     /// The log is read to its end, and synced: a new incarnation begins. Its first effect appends its epoch; nothing may be asked of it before
     /// that is durable. `next_seq` is the number that the log gives to the next record.
-    pub fn start(self, settings: Settings, next_seq: Seq, now: Moment) -> Engine {
+    pub fn start(self, log: LogId, settings: Settings, next_seq: Seq, now: Moment) -> Engine {
         let epoch = Epoch(self.epoch.0 + 1);
-        let mut engine = Engine::new(settings, self.log, epoch, next_seq, now);
+        let mut engine = Engine::new(settings, log, epoch, next_seq, now);
         engine.append_then(Record::Epoch(epoch), Pending::Epoch);
         for (name, one_phase) in self.participants {
             let participant = engine.participants.entry(name).or_default();

@@ -29,10 +29,10 @@ impl Bench {
     }
 
     fn with(log: Vec<Record>, settings: Settings) -> Self {
-        let mut replay = Replay::new(LOG);
+        let mut replay = Replay::new();
         log.iter().cloned().for_each(|record| replay.apply(record));
         let next = Seq(log.len() as u64 + 1);
-        let engine = replay.start(settings, next, Moment(0));
+        let engine = replay.start(LOG, settings, next, Moment(0));
         let synced = log.len();
         let mut bench = Bench {
             engine,
@@ -741,13 +741,13 @@ fn a_checkpoint_carries_what_is_live_and_lets_the_rest_go() {
     bench.give(Input::Checkpoint);
     bench.sync();
     let keep = bench.trimmed.expect("the checkpoint is whole");
-    let mut replay = Replay::new(LOG);
+    let mut replay = Replay::new();
     bench.log[keep.0 as usize - 1..]
         .iter()
         .cloned()
         .for_each(|record| replay.apply(record));
-    assert!(replay.is_whole(keep) && !Replay::new(LOG).is_whole(keep));
-    let engine = replay.start(Settings::default(), Seq(100), Moment(0));
+    assert!(replay.is_whole(keep) && !Replay::new().is_whole(keep));
+    let engine = replay.start(LOG, Settings::default(), Seq(100), Moment(0));
     assert_eq!(engine.incarnation().epoch, Epoch(2), "the epoch goes on");
     assert_eq!(
         engine.transaction(&id).unwrap().state,

@@ -206,7 +206,7 @@ impl World {
     }
 
     pub(crate) fn with(seed: u64, sites: &[(&str, bool)], settings: Settings) -> Self {
-        let engine = Replay::new(LOG).start(settings, Seq(1), Moment(0));
+        let engine = Replay::new().start(LOG, settings, Seq(1), Moment(0));
         let sites = sites.iter().map(|(name, one_phase)| Site {
             name: ParticipantName::parse(name).unwrap(),
             one_phase: *one_phase,
@@ -377,12 +377,12 @@ impl World {
     pub(crate) fn restart(&mut self) {
         self.trace.push("------ restart".into());
         self.unsynced.clear();
-        let mut replay = Replay::new(LOG);
+        let mut replay = Replay::new();
         for (_, bytes) in &self.disk {
             replay.apply(Record::decode(bytes).unwrap());
         }
         let next = Seq(self.disk.last().map_or(1, |(seq, _)| seq.0 + 1));
-        self.engine = replay.start(self.settings, next, self.now);
+        self.engine = replay.start(LOG, self.settings, next, self.now);
         for site in &mut self.sites {
             site.session = None;
         }
