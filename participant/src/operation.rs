@@ -1,0 +1,553 @@
+//! What a participant can be asked to run: named operations from its configuration and, where switched on, SQL text.
+//!
+//! Names and values are checked here, before any database is touched. Transaction control is refused: a statement that ended, or
+//! silently committed, the branch under the agent's feet would break the promise that a vote makes.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use serde::Deserialize;
+use unanimity_proto::v1::{self, value::Kind};
+
+use crate::participant::Refusal;
+
+/// Names of operations and parameters are at most this long, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+
+/// The type that a parameter is declared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ParameterType {
+    /// A truth value.
+    Boolean,
+    /// A signed 64-bit integer.
+    Integer,
+    /// A double; an integer of at most 53 bits is taken too.
+    Float,
+    /// Text; exact decimals too, cast in the statement.
+    Text,
+    /// Raw bytes.
+    Bytes,
+}
+
+impl From<ParameterType> for v1::ParameterType {
+    fn from(of: ParameterType) -> Self {
+        match of {
+            ParameterType::Boolean => Self::Boolean,
+            ParameterType::Integer => Self::Integer,
+            ParameterType::Float => Self::Float,
+            ParameterType::Text => Self::Text,
+            ParameterType::Bytes => Self::Bytes,
+        }
+    }
+}
+
+/// A value to bind, of a known type. A typed null keeps the types of a cached statement the same from one call to the next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Argument {
+    /// NULL, of the declared type; of none in SQL text.
+    Null(Option<ParameterType>),
+    /// A truth value.
+    Boolean(bool),
+    /// A signed 64-bit integer.
+    Integer(i64),
+    /// A double.
+    Float(f64),
+    /// Text.
+    Text(String),
+    /// Raw bytes.
+    Bytes(Vec<u8>),
+}
+
+/// An operation as a configuration file gives it: `[operation.<name>]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperationConfig {
+    /// One statement, with the database's own placeholders.
+    pub sql: String,
+    /// In the order of the placeholders.
+    #[serde(default)]
+    pub parameters: Vec<ParameterConfig>,
+    /// How many rows it must change (or return), neither more nor fewer.
+    pub expected_rows: Option<u64>,
+}
+
+/// A parameter as a configuration file gives it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParameterConfig {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: ParameterType,
+}
+
+/// A named operation.
+#[derive(Clone, Debug)]
+pub struct NamedOperation {
+    /// `[A-Za-z0-9_.-]`, 1 to 64 bytes.
+    pub name: String,
+    /// One statement, with the database's own placeholders (`$1` or `?`).
+    pub sql: String,
+    /// Name and type, in the order of the placeholders.
+    pub parameters: Vec<(String, ParameterType)>,
+    /// How many rows it must change (or return).
+    pub expected_rows: Option<u64>,
+}
+
+/// A catalog that can't be used; the message names the operation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CatalogError(pub String);
+
+/// The operations that a participant offers.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    operations: BTreeMap<String, Arc<Prepared>>,
+    allow_sql: bool,
+}
+
+#[derive(Debug)]
+struct Prepared {
+    operation: NamedOperation,
+    sql: Arc<str>,
+}
+
+/// An operation with its values checked, ready to run.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// For messages: the operation's name, or `SQL`.
+    pub label: Arc<str>,
+    /// What to send. The label leads it as a comment: drivers cache a prepared statement, its parameter types included, by this text
+    /// alone, and two operations with one text and different types must never share an entry.
+    pub sql: Arc<str>,
+    /// In the order of the placeholders.
+    pub arguments: Vec<Argument>,
+    /// How many rows it must change (or return).
+    pub expected_rows: Option<u64>,
+    /// Worth a place in the statement cache.
+    pub persistent: bool,
+}
+
+impl Catalog {
+    /// A catalog of these operations; with `allow_sql` SQL text is taken too.
+    pub fn new(operations: impl IntoIterator<Item = NamedOperation>, allow_sql: bool) -> Result<Self, CatalogError> {
+        let mut catalog = Self { operations: BTreeMap::new(), allow_sql };
+        for operation in operations {
+            check_definition(&operation)?;
+            let name = operation.name.clone();
+            let sql = format!("/* {name} */ {}", operation.sql).into();
+            if catalog.operations.insert(name.clone(), Arc::new(Prepared { operation, sql })).is_some() {
+                return Err(CatalogError(format!("operation {name} is defined twice")));
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// A catalog from the `[operation.<name>]` tables of a configuration file.
+    pub fn from_config(operations: BTreeMap<String, OperationConfig>, allow_sql: bool) -> Result<Self, CatalogError> {
+        Self::new(
+            operations.into_iter().map(|(name, config)| NamedOperation {
+                name,
+                sql: config.sql,
+                parameters: config.parameters.into_iter().map(|p| (p.name, p.kind)).collect(),
+                expected_rows: config.expected_rows,
+            }),
+            allow_sql,
+        )
+    }
+
+    /// Whether SQL text is taken.
+    pub fn allows_sql(&self) -> bool {
+        self.allow_sql
+    }
+
+    /// What to announce in hello.
+    pub fn policy(&self) -> v1::OperationPolicy {
+        if self.allow_sql { v1::OperationPolicy::ListedAndSql } else { v1::OperationPolicy::Listed }
+    }
+
+    /// What to list in hello.
+    pub fn signatures(&self) -> Vec<v1::OperationSignature> {
+        self.operations().map(signature).collect()
+    }
+
+    /// The named operations, by name.
+    pub fn operations(&self) -> impl Iterator<Item = &NamedOperation> {
+        self.operations.values().map(|prepared| &prepared.operation)
+    }
+
+    /// Looks the operation up and checks its values. A refusal names the field that is wrong.
+    pub fn resolve(&self, operation: &v1::Operation, dialect: Dialect) -> Result<Statement, Refusal> {
+        match &operation.statement {
+            Some(v1::operation::Statement::Name(name)) => self.resolve_name(name, operation),
+            Some(v1::operation::Statement::Sql(sql)) => self.resolve_sql(sql, operation, dialect),
+            None => Err(invalid("operation has neither a name nor SQL text")),
+        }
+    }
+
+    fn resolve_name(&self, name: &str, operation: &v1::Operation) -> Result<Statement, Refusal> {
+        let Some(found) = self.operations.get(name) else {
+            return Err(invalid(format!("operation {name:?} is unknown here")));
+        };
+        if !operation.arguments.is_empty() {
+            return Err(invalid(format!("operation {name}: arguments are for SQL text; give parameters by name")));
+        }
+        let declared = &found.operation.parameters;
+        if let Some(unknown) = operation.parameters.keys().find(|given| declared.iter().all(|(name, _)| name != *given)) {
+            return Err(invalid(format!("operation {name}: parameter {unknown:?} is unknown")));
+        }
+        let argument = |(parameter, kind): &(String, ParameterType)| {
+            let at = || format!("operation {name}: parameter {parameter}");
+            let value = operation.parameters.get(parameter).ok_or_else(|| invalid(format!("{} is missing", at())))?;
+            typed(value, *kind).map_err(|problem| invalid(format!("{} {problem}", at())))
+        };
+        Ok(Statement {
+            label: name.into(),
+            sql: Arc::clone(&found.sql),
+            arguments: declared.iter().map(argument).collect::<Result<_, _>>()?,
+            expected_rows: found.operation.expected_rows,
+            persistent: true,
+        })
+    }
+
+    fn resolve_sql(&self, sql: &str, operation: &v1::Operation, dialect: Dialect) -> Result<Statement, Refusal> {
+        if !self.allow_sql {
+            return Err(invalid("this participant takes no SQL text, only the operations that its configuration names"));
+        }
+        if !operation.parameters.is_empty() {
+            return Err(invalid("SQL text takes arguments by position, not parameters by name"));
+        }
+        dialect.check(sql).map_err(|problem| invalid(format!("SQL: {problem}")))?;
+        let argument = |(index, value): (usize, &v1::Value)| {
+            untyped(value).map_err(|problem| invalid(format!("SQL: argument {} {problem}", index + 1)))
+        };
+        Ok(Statement {
+            label: "SQL".into(),
+            sql: format!("/* SQL */ {sql}").into(),
+            arguments: operation.arguments.iter().enumerate().map(argument).collect::<Result<_, _>>()?,
+            expected_rows: None,
+            persistent: false,
+        })
+    }
+
+    /// Checks the text of every named operation for this database.
+    pub(crate) fn check(&self, dialect: Dialect) -> Result<(), CatalogError> {
+        for operation in self.operations() {
+            dialect.check(&operation.sql).map_err(|problem| CatalogError(format!("operation {}: {problem}", operation.name)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Statement {
+    /// Checks the number of rows, changed or returned, against what the operation expects.
+    pub(crate) fn check_rows(&self, rows: u64) -> Result<(), Refusal> {
+        match self.expected_rows {
+            Some(expected) if expected != rows => Err(Refusal {
+                code: v1::AbortCode::Refused,
+                message: format!("operation {} changed {rows} rows, expected {expected}", self.label),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_definition(operation: &NamedOperation) -> Result<(), CatalogError> {
+    let name = &operation.name;
+    let legal = |name: &str| {
+        !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+    };
+    if !legal(name) {
+        return Err(CatalogError(format!("operation name {name:?}: use 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 _ . -")));
+    }
+    let mut seen = HashSet::new();
+    for (parameter, _) in &operation.parameters {
+        if !legal(parameter) {
+            return Err(CatalogError(format!("operation {name}: parameter name {parameter:?} is not legal")));
+        }
+        if !seen.insert(parameter) {
+            return Err(CatalogError(format!("operation {name}: parameter {parameter} is declared twice")));
+        }
+    }
+    if operation.sql.trim().is_empty() {
+        return Err(CatalogError(format!("operation {name}: sql is empty")));
+    }
+    Ok(())
+}
+
+fn signature(operation: &NamedOperation) -> v1::OperationSignature {
+    let parameter = |(name, kind): &(String, ParameterType)| v1::ParameterSignature {
+        name: name.clone(),
+        r#type: v1::ParameterType::from(*kind).into(),
+    };
+    v1::OperationSignature { name: operation.name.clone(), parameters: operation.parameters.iter().map(parameter).collect() }
+}
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal { code: v1::AbortCode::InvalidOperation, message: message.into() }
+}
+
+fn typed(value: &v1::Value, kind: ParameterType) -> Result<Argument, String> {
+    /// Doubles hold every integer up to here exactly.
+    const EXACT: u64 = 1 << 53;
+    let argument = match (untyped(value)?, kind) {
+        (Argument::Null(_), kind) => Argument::Null(Some(kind)),
+        (Argument::Integer(integer), ParameterType::Float) if integer.unsigned_abs() <= EXACT => Argument::Float(integer as f64),
+        (argument @ Argument::Boolean(_), ParameterType::Boolean)
+        | (argument @ Argument::Integer(_), ParameterType::Integer)
+        | (argument @ Argument::Float(_), ParameterType::Float)
+        | (argument @ Argument::Text(_), ParameterType::Text)
+        | (argument @ Argument::Bytes(_), ParameterType::Bytes) => argument,
+        _ => return Err(format!("must be of type {}", format!("{kind:?}").to_lowercase())),
+    };
+    Ok(argument)
+}
+
+fn untyped(value: &v1::Value) -> Result<Argument, String> {
+    match &value.kind {
+        Some(Kind::Null(true)) => Ok(Argument::Null(None)),
+        Some(Kind::Null(false)) => Err("has null = false, which means nothing".into()),
+        Some(Kind::Boolean(value)) => Ok(Argument::Boolean(*value)),
+        Some(Kind::Integer(value)) => Ok(Argument::Integer(*value)),
+        Some(Kind::Float(value)) => Ok(Argument::Float(*value)),
+        Some(Kind::Text(value)) => Ok(Argument::Text(value.clone())),
+        Some(Kind::Bytes(value)) => Ok(Argument::Bytes(value.to_vec())),
+        None => Err("has no value; NULL must be said".into()),
+    }
+}
+
+/// Whose SQL it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// PostgreSQL: schema changes are part of a transaction, so they pass.
+    Postgres,
+    /// MySQL and MariaDB: schema changes commit silently, so only reading and changing rows passes.
+    Mysql,
+    /// SQLite: the prepare journal holds changes to rows, so only these pass.
+    Sqlite,
+}
+
+/// What PostgreSQL must not be asked to do in a branch: transaction control, session state, and what breaks the protocol.
+const POSTGRES_REFUSED: &[&str] = &[
+    "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE", "EXECUTE", "DEALLOCATE", "SET", "RESET",
+    "DISCARD", "LISTEN", "UNLISTEN", "NOTIFY", "COPY", "DECLARE", "FETCH", "MOVE", "CLOSE", "LOAD", "VACUUM", "CHECKPOINT",
+];
+const MYSQL_TAKEN: &[&str] = &[
+    "SELECT", "WITH", "VALUES", "TABLE", "INSERT", "REPLACE", "UPDATE", "DELETE", "CALL", "DO", "SHOW", "EXPLAIN", "DESCRIBE", "DESC",
+];
+const SQLITE_TAKEN: &[&str] = &["SELECT", "WITH", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE", "EXPLAIN"];
+
+impl Dialect {
+    /// Refuses what has no place in a branch. This looks at the first word only (and on SQLite at the end of the statement): it catches
+    /// mistakes; what a function or procedure does inside is between its author and the database, which refuses most of it.
+    pub(crate) fn check(self, sql: &str) -> Result<(), String> {
+        let first = first_keyword(sql, self);
+        if first.is_empty() && !skip_blank(sql, self).starts_with('(') {
+            return Err("it holds no statement".into());
+        }
+        let refused = match self {
+            Self::Postgres => POSTGRES_REFUSED.contains(&first.as_str()),
+            Self::Mysql => !first.is_empty() && !MYSQL_TAKEN.contains(&first.as_str()),
+            Self::Sqlite => !SQLITE_TAKEN.contains(&first.as_str()),
+        };
+        if refused {
+            return Err(format!("{first} has no place in a branch: transactions, schema and session belong to the agent"));
+        }
+        // PostgreSQL, MySQL and MariaDB refuse a second statement themselves; sqlx would run it on SQLite, a COMMIT included.
+        if self == Self::Sqlite && !one_statement(sql) {
+            return Err("one statement only".into());
+        }
+        Ok(())
+    }
+}
+
+/// The first word, in upper case, after blanks and comments.
+pub(crate) fn first_keyword(sql: &str, dialect: Dialect) -> String {
+    let word = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+    skip_blank(sql, dialect).chars().take_while(word).collect::<String>().to_ascii_uppercase()
+}
+
+/// Whether the statement certainly counts rows that it changes, and not those that it returns.
+pub(crate) fn counts_changes(sql: &str, dialect: Dialect) -> bool {
+    match first_keyword(sql, dialect).as_str() {
+        "SELECT" | "VALUES" | "TABLE" | "SHOW" | "EXPLAIN" | "DESCRIBE" | "DESC" | "" => false,
+        "WITH" => {
+            let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+            let changes = |w: &str| ["insert", "update", "delete", "merge", "replace"].iter().any(|c| w.eq_ignore_ascii_case(c));
+            sql.split(word).any(changes)
+        }
+        _ => true,
+    }
+}
+
+/// Whether the statement changes rows by its first word: then a count above nought proves a write.
+pub(crate) fn changes_rows(sql: &str, dialect: Dialect) -> bool {
+    matches!(first_keyword(sql, dialect).as_str(), "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "MERGE")
+}
+
+fn skip_blank(mut sql: &str, dialect: Dialect) -> &str {
+    loop {
+        sql = sql.trim_start();
+        let rest = if sql.starts_with("--") || (dialect == Dialect::Mysql && sql.starts_with('#')) {
+            sql.split_once('\n').map(|(_, rest)| rest)
+        } else if sql.starts_with("/*!") || sql.starts_with("/*M!") {
+            // MySQL and MariaDB run what stands in such a comment: it is no blank.
+            return sql;
+        } else if sql.starts_with("/*") {
+            comment_end(sql, dialect == Dialect::Postgres).map(|end| &sql[end..])
+        } else {
+            return sql;
+        };
+        sql = rest.unwrap_or("");
+    }
+}
+
+/// Where the block comment that starts the text ends; PostgreSQL's nest.
+fn comment_end(sql: &str, nested: bool) -> Option<usize> {
+    let (mut depth, mut at) = (1, 2);
+    loop {
+        let rest = sql.get(at..)?;
+        let close = rest.find("*/")?;
+        match rest.find("/*").filter(|open| nested && *open < close) {
+            Some(open) => (depth, at) = (depth + 1, at + open + 2),
+            None => (depth, at) = (depth - 1, at + close + 2),
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// Whether nothing but blanks and semicolons follows the first semicolon, by SQLite's rules for strings and comments.
+fn one_statement(sql: &str) -> bool {
+    let mut rest = sql;
+    while let Some(c) = rest.chars().next() {
+        rest = match c {
+            '\'' | '"' | '`' => after(&rest[1..], c),
+            '[' => after(&rest[1..], ']'),
+            '-' if rest.starts_with("--") => after(rest, '\n'),
+            '/' if rest.starts_with("/*") => comment_end(rest, false).map_or("", |end| &rest[end..]),
+            ';' => {
+                let mut tail = rest;
+                while tail.starts_with(';') {
+                    tail = skip_blank(&tail[1..], Dialect::Sqlite);
+                }
+                return tail.is_empty();
+            }
+            _ => &rest[c.len_utf8()..],
+        };
+    }
+    true
+}
+
+/// What follows the next `end`. A doubled quote reads as two strings in a row, which comes to the same.
+fn after(text: &str, end: char) -> &str {
+    text.split_once(end).map_or("", |(_, rest)| rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog() -> Catalog {
+        #[derive(Deserialize)]
+        struct File {
+            operation: BTreeMap<String, OperationConfig>,
+        }
+        let file: File = toml::from_str(
+            r#"
+            [operation.debit]
+            sql = "UPDATE account SET balance = balance - ? WHERE id = ?"
+            parameters = [{name = "amount", type = "integer"}, {name = "id", type = "text"}]
+            expected_rows = 1
+            [operation.rate]
+            sql = "UPDATE rate SET value = ?"
+            parameters = [{name = "value", type = "float"}]
+            "#,
+        )
+        .unwrap();
+        Catalog::from_config(file.operation, false).unwrap()
+    }
+
+    fn value(kind: Kind) -> v1::Value {
+        v1::Value { kind: Some(kind) }
+    }
+
+    fn named(name: &str, parameters: &[(&str, Kind)]) -> v1::Operation {
+        v1::Operation {
+            statement: Some(v1::operation::Statement::Name(name.into())),
+            parameters: parameters.iter().map(|(name, kind)| ((*name).into(), value(kind.clone()))).collect(),
+            arguments: vec![],
+        }
+    }
+
+    #[test]
+    fn a_named_operation_resolves_with_values_in_the_order_of_its_placeholders() {
+        let operation = named("debit", &[("id", Kind::Text("a".into())), ("amount", Kind::Integer(5))]);
+        let statement = catalog().resolve(&operation, Dialect::Sqlite).unwrap();
+        assert_eq!(statement.arguments, [Argument::Integer(5), Argument::Text("a".into())]);
+        assert_eq!(&*statement.sql, "/* debit */ UPDATE account SET balance = balance - ? WHERE id = ?");
+        assert_eq!(statement.expected_rows, Some(1));
+    }
+
+    #[test]
+    fn a_wrong_operation_is_refused_by_the_name_of_what_is_wrong() {
+        let text = |t: &str| Kind::Text(t.into());
+        let cases = [
+            (named("theft", &[]), "\"theft\" is unknown"),
+            (named("debit", &[("amount", Kind::Integer(1))]), "parameter id is missing"),
+            (named("debit", &[("amount", text("1")), ("id", text("a"))]), "parameter amount must be of type integer"),
+            (named("debit", &[("amount", Kind::Integer(1)), ("id", text("a")), ("x", text("a"))]), "parameter \"x\" is unknown"),
+            (named("debit", &[("amount", Kind::Null(false)), ("id", text("a"))]), "parameter amount has null = false"),
+            (named("rate", &[("value", Kind::Integer(i64::MAX))]), "parameter value must be of type float"),
+        ];
+        for (operation, expected) in cases {
+            let refusal = catalog().resolve(&operation, Dialect::Sqlite).unwrap_err();
+            assert_eq!(refusal.code, v1::AbortCode::InvalidOperation);
+            assert!(refusal.message.contains(expected), "{}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn sql_text_is_refused_unless_switched_on() {
+        let operation =
+            v1::Operation { statement: Some(v1::operation::Statement::Sql("SELECT 1".into())), ..v1::Operation::default() };
+        assert!(catalog().resolve(&operation, Dialect::Sqlite).is_err());
+        let free = Catalog::new([], true).unwrap();
+        assert!(!free.resolve(&operation, Dialect::Sqlite).unwrap().persistent);
+    }
+
+    #[test]
+    fn transaction_control_and_second_statements_are_refused() {
+        let refused = [
+            (Dialect::Postgres, "commit"),
+            (Dialect::Postgres, "/* a /* b */ */ -- c\n Prepare transaction 'x'"),
+            (Dialect::Postgres, "set search_path = x"),
+            (Dialect::Mysql, "# hm\nXA END 'x'"),
+            (Dialect::Mysql, "/*!50000 COMMIT */"),
+            (Dialect::Mysql, "CREATE TABLE t (a int)"),
+            (Dialect::Sqlite, "BEGIN"),
+            (Dialect::Sqlite, "PRAGMA synchronous=OFF"),
+            (Dialect::Sqlite, "UPDATE a SET b = ';'; COMMIT"),
+            (Dialect::Sqlite, "UPDATE a SET b = 1; -- x\n; COMMIT"),
+            (Dialect::Sqlite, " -- nothing"),
+        ];
+        for (dialect, sql) in refused {
+            assert!(dialect.check(sql).is_err(), "{dialect:?}: {sql}");
+        }
+        let taken = [
+            (Dialect::Postgres, "CREATE TABLE t (a int)"),
+            (Dialect::Postgres, "(SELECT 1) UNION (SELECT 2)"),
+            (Dialect::Mysql, "call transfer(?)"),
+            (Dialect::Sqlite, "UPDATE a SET b = 'it''s; fine' WHERE [c;d] = \";\" -- ; end"),
+            (Dialect::Sqlite, "SELECT 1; ; /* done */"),
+        ];
+        for (dialect, sql) in taken {
+            assert_eq!(dialect.check(sql), Ok(()), "{dialect:?}: {sql}");
+        }
+    }
+}
