@@ -84,7 +84,10 @@ pub enum PreflightError {
 
 impl PreflightError {
     pub(crate) fn refused(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Refused { problem: problem.into(), remedy: remedy.into() }
+        Self::Refused {
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
@@ -121,7 +124,9 @@ impl Resource {
     pub async fn connect(options: ResourceOptions) -> Result<Self, PreflightError> {
         let scheme = options.url.split(':').next().unwrap_or_default();
         match scheme {
-            "postgres" | "postgresql" => PostgresResource::connect(options).await.map(Self::Postgres),
+            "postgres" | "postgresql" => {
+                PostgresResource::connect(options).await.map(Self::Postgres)
+            }
             "mysql" | "mariadb" => MysqlResource::connect(options).await.map(Self::Mysql),
             "sqlite" => SqliteResource::connect(options).await.map(Self::Sqlite),
             // What stands before the colon may be anything, a password included: it isn't shown.
@@ -217,7 +222,10 @@ pub(crate) struct Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, broken: false }
+        Self {
+            refusal,
+            broken: false,
+        }
     }
 }
 
@@ -227,31 +235,55 @@ pub(crate) async fn within<T>(
     what: &str,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    tokio::time::timeout_at(deadline + GRACE, work).await.unwrap_or_else(|_| {
-        Err(Failure { refusal: refusal(v1::AbortCode::Timeout, format!("{what}: no time was left")), broken: true })
-    })
+    tokio::time::timeout_at(deadline + GRACE, work)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Failure {
+                refusal: refusal(v1::AbortCode::Timeout, format!("{what}: no time was left")),
+                broken: true,
+            })
+        })
 }
 
 pub(crate) fn refusal(code: v1::AbortCode, message: impl Into<String>) -> Refusal {
-    Refusal { code, message: message.into() }
+    Refusal {
+        code,
+        message: message.into(),
+    }
 }
 
 /// What to tell of an error that is no database's answer: the connection is gone, or useless.
 pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
-    !matches!(error, sqlx::Error::Database(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)
+    !matches!(
+        error,
+        sqlx::Error::Database(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed
+    )
+}
+
+/// When a time-out is up. A day is for ever: the clock can't count to the end of the longest durations.
+pub(crate) fn deadline_after(timeout: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::now() + timeout.min(Duration::from_secs(86_400))
 }
 
 /// A limit in milliseconds, at least 1: nought would switch it off.
 pub(crate) fn milliseconds(limit: Duration) -> u64 {
-    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).clamp(1, i32::MAX as u64)
+    u64::try_from(limit.as_millis())
+        .unwrap_or(u64::MAX)
+        .clamp(1, i32::MAX as u64)
 }
 
 /// Adds a row to a result, refusing more than one message can carry.
-pub(crate) fn push_row(result: &mut v1::OperationResult, bytes: &mut usize, values: Vec<v1::Value>, label: &str) -> Result<(), Refusal> {
+pub(crate) fn push_row(
+    result: &mut v1::OperationResult,
+    bytes: &mut usize,
+    values: Vec<v1::Value>,
+    label: &str,
+) -> Result<(), Refusal> {
     let row = v1::Row { values };
     *bytes += prost::Message::encoded_len(&row);
     if *bytes > RESULT_BYTES_MAX {
-        let message = format!("operation {label} returned more than {RESULT_BYTES_MAX} bytes of rows");
+        let message =
+            format!("operation {label} returned more than {RESULT_BYTES_MAX} bytes of rows");
         return Err(refusal(v1::AbortCode::InvalidOperation, message));
     }
     result.rows.push(row);

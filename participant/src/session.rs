@@ -271,7 +271,7 @@ struct Retries {
 impl Default for Retries {
     fn default() -> Self {
         Self {
-            fast: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+            fast: Backoff::new(Duration::from_millis(50), Duration::from_millis(500)),
             slow: Backoff::new(Duration::from_secs(2), Duration::from_secs(30)),
             warnings: Warnings::default(),
         }

@@ -51,8 +51,14 @@ pub(crate) enum Standing<C: BranchConnection> {
 
 enum Slot<C: BranchConnection> {
     Open(C),
-    InUse { ticket: u64, interrupt: C::Interrupt },
-    Prepared { vote: Vote, connection: Option<C> },
+    InUse {
+        ticket: u64,
+        interrupt: C::Interrupt,
+    },
+    Prepared {
+        vote: Vote,
+        connection: Option<C>,
+    },
 }
 
 struct State<C: BranchConnection> {
@@ -70,15 +76,27 @@ pub(crate) struct Branches<C: BranchConnection> {
 
 impl<C: BranchConnection> Branches<C> {
     pub(crate) fn new() -> Arc<Self> {
-        let state = State { slots: HashMap::new(), ended: HashMap::new(), ended_order: VecDeque::new(), tickets: 0 };
-        Arc::new(Self { state: Mutex::new(state), calls: Mutex::new(HashMap::new()) })
+        let state = State {
+            slots: HashMap::new(),
+            ended: HashMap::new(),
+            ended_order: VecDeque::new(),
+            tickets: 0,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            calls: Mutex::new(HashMap::new()),
+        })
     }
 
     /// Waits until no other call for the branch is running, and keeps others out until dropped.
     pub(crate) async fn call(self: &Arc<Self>, branch: &BranchId) -> Call<C> {
         let lock = Arc::clone(self.calls.lock().entry(branch.clone()).or_default());
         let guard = lock.lock_owned().await;
-        Call { branches: Arc::clone(self), branch: branch.clone(), guard: Some(guard) }
+        Call {
+            branches: Arc::clone(self),
+            branch: branch.clone(),
+            guard: Some(guard),
+        }
     }
 
     /// Where the branch stands; an open one is leased.
@@ -89,7 +107,9 @@ impl<C: BranchConnection> Branches<C> {
         }
         match state.slots.remove(branch) {
             None => Standing::Absent,
-            Some(Slot::Open(connection)) => Standing::Open(self.lease(&mut state, branch, connection)),
+            Some(Slot::Open(connection)) => {
+                Standing::Open(self.lease(&mut state, branch, connection))
+            }
             Some(slot) => {
                 let standing = match &slot {
                     Slot::InUse { interrupt, .. } => Standing::InUse(interrupt.clone()),
@@ -110,13 +130,27 @@ impl<C: BranchConnection> Branches<C> {
     fn lease(self: &Arc<Self>, state: &mut State<C>, branch: &BranchId, connection: C) -> Lease<C> {
         state.tickets += 1;
         let ticket = state.tickets;
-        state.slots.insert(branch.clone(), Slot::InUse { ticket, interrupt: connection.interrupt() });
-        Lease { branches: Arc::clone(self), branch: branch.clone(), ticket, connection: Some(connection) }
+        state.slots.insert(
+            branch.clone(),
+            Slot::InUse {
+                ticket,
+                interrupt: connection.interrupt(),
+            },
+        );
+        Lease {
+            branches: Arc::clone(self),
+            branch: branch.clone(),
+            ticket,
+            connection: Some(connection),
+        }
     }
 
     /// Enters a branch that was found prepared.
     pub(crate) fn found_prepared(&self, branch: &BranchId, vote: Vote, connection: Option<C>) {
-        self.state.lock().slots.insert(branch.clone(), Slot::Prepared { vote, connection });
+        self.state
+            .lock()
+            .slots
+            .insert(branch.clone(), Slot::Prepared { vote, connection });
     }
 
     /// The connection that a prepared branch is bound to. The branch stays prepared.
@@ -142,8 +176,15 @@ impl<C: BranchConnection> Branches<C> {
 
     /// The prepared branches of this process.
     pub(crate) fn prepared(&self) -> Vec<BranchId> {
-        let is_prepared = |(branch, slot): (&BranchId, &Slot<C>)| matches!(slot, Slot::Prepared { .. }).then(|| branch.clone());
-        self.state.lock().slots.iter().filter_map(is_prepared).collect()
+        let is_prepared = |(branch, slot): (&BranchId, &Slot<C>)| {
+            matches!(slot, Slot::Prepared { .. }).then(|| branch.clone())
+        };
+        self.state
+            .lock()
+            .slots
+            .iter()
+            .filter_map(is_prepared)
+            .collect()
     }
 }
 
@@ -177,7 +218,10 @@ impl<C: BranchConnection> Drop for Call<C> {
         let mut calls = self.branches.calls.lock();
         self.guard = None;
         // Ours is the table's own reference: two mean that another call waits.
-        if calls.get(&self.branch).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+        if calls
+            .get(&self.branch)
+            .is_some_and(|lock| Arc::strong_count(lock) == 1)
+        {
             calls.remove(&self.branch);
         }
     }
@@ -201,10 +245,15 @@ impl<C: BranchConnection> Lease<C> {
     pub(crate) fn finish(mut self) -> Result<(), Refusal> {
         let mut state = self.branches.state.lock();
         if !state.holds(&self.branch, self.ticket) {
-            return Err(lost(format!("branch {} was ended while it was in use", self.branch)));
+            return Err(lost(format!(
+                "branch {} was ended while it was in use",
+                self.branch
+            )));
         }
         if let Some(connection) = self.connection.take() {
-            state.slots.insert(self.branch.clone(), Slot::Open(connection));
+            state
+                .slots
+                .insert(self.branch.clone(), Slot::Open(connection));
         }
         Ok(())
     }
@@ -213,14 +262,26 @@ impl<C: BranchConnection> Lease<C> {
     pub(crate) fn prepared(mut self, vote: Vote, bound: bool) -> Option<C> {
         let mut state = self.branches.state.lock();
         let connection = self.connection.take();
-        let (kept, returned) = if bound { (connection, None) } else { (None, connection) };
-        state.slots.insert(self.branch.clone(), Slot::Prepared { vote, connection: kept });
+        let (kept, returned) = if bound {
+            (connection, None)
+        } else {
+            (None, connection)
+        };
+        state.slots.insert(
+            self.branch.clone(),
+            Slot::Prepared {
+                vote,
+                connection: kept,
+            },
+        );
         returned
     }
 
     /// Records that the branch is over. What its connection still needs is the caller's business.
     pub(crate) fn end(mut self, late: Vote) -> C {
-        let connection = self.connection.take().expect("only finish, prepared and end take the connection, and they consume the lease");
+        let connection = self.connection.take().expect(
+            "only finish, prepared and end take the connection, and they consume the lease",
+        );
         let mut state = self.branches.state.lock();
         if state.holds(&self.branch, self.ticket) {
             state.end(&self.branch, late);
@@ -240,13 +301,17 @@ impl<C: BranchConnection> Deref for Lease<C> {
     type Target = C;
 
     fn deref(&self) -> &C {
-        self.connection.as_ref().expect("only finish, prepared and end take the connection, and they consume the lease")
+        self.connection
+            .as_ref()
+            .expect("only finish, prepared and end take the connection, and they consume the lease")
     }
 }
 
 impl<C: BranchConnection> DerefMut for Lease<C> {
     fn deref_mut(&mut self) -> &mut C {
-        self.connection.as_mut().expect("only finish, prepared and end take the connection, and they consume the lease")
+        self.connection
+            .as_mut()
+            .expect("only finish, prepared and end take the connection, and they consume the lease")
     }
 }
 
@@ -255,7 +320,13 @@ impl<C: BranchConnection> Drop for Lease<C> {
         if self.connection.is_some() {
             let mut state = self.branches.state.lock();
             if state.holds(&self.branch, self.ticket) {
-                state.end(&self.branch, Vote::No(lost(format!("branch {} was dropped unfinished, and rolled back", self.branch))));
+                state.end(
+                    &self.branch,
+                    Vote::No(lost(format!(
+                        "branch {} was dropped unfinished, and rolled back",
+                        self.branch
+                    ))),
+                );
             }
         }
     }
@@ -263,7 +334,10 @@ impl<C: BranchConnection> Drop for Lease<C> {
 
 /// A refusal about the branch itself.
 pub(crate) fn lost(message: impl Into<String>) -> Refusal {
-    Refusal { code: AbortCode::BranchLost, message: message.into() }
+    Refusal {
+        code: AbortCode::BranchLost,
+        message: message.into(),
+    }
 }
 
 /// What a prepare is told that comes after the branch was rolled back.
@@ -273,10 +347,13 @@ pub(crate) fn late_after_abort(branch: &BranchId) -> Vote {
 
 /// What a prepare is told that comes after the branch committed in two phases.
 pub(crate) fn late_after_commit(branch: &BranchId) -> Vote {
-    Vote::No(lost(format!("branch {branch} has ended already: it committed")))
+    Vote::No(lost(format!(
+        "branch {branch} has ended already: it committed"
+    )))
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 mod tests {
     use super::*;
 
@@ -289,7 +366,10 @@ mod tests {
     }
 
     fn branch(number: u32) -> BranchId {
-        BranchId { transaction: "u1.0.0.0".into(), number }
+        BranchId {
+            transaction: "u1.0.0.0".into(),
+            number,
+        }
     }
 
     #[test]
@@ -299,14 +379,20 @@ mod tests {
         assert!(matches!(branches.standing(&branch(1)), Standing::InUse(())));
         branches.ended(&branch(1), late_after_abort(&branch(1)));
         assert_eq!(lease.finish().unwrap_err().code, AbortCode::BranchLost);
-        assert!(matches!(branches.standing(&branch(1)), Standing::Voted(Vote::No(_))));
+        assert!(matches!(
+            branches.standing(&branch(1)),
+            Standing::Voted(Vote::No(_))
+        ));
     }
 
     #[test]
     fn a_lease_that_is_dropped_dooms_the_branch() {
         let branches = Branches::new();
         drop(branches.begin(&branch(1), Plain));
-        assert!(matches!(branches.standing(&branch(1)), Standing::Voted(Vote::No(_))));
+        assert!(matches!(
+            branches.standing(&branch(1)),
+            Standing::Voted(Vote::No(_))
+        ));
     }
 
     #[test]
@@ -316,7 +402,10 @@ mod tests {
             branches.ended(&branch(number), Vote::ReadOnly);
         }
         assert!(matches!(branches.standing(&branch(0)), Standing::Absent));
-        assert!(matches!(branches.standing(&branch(1)), Standing::Voted(Vote::ReadOnly)));
+        assert!(matches!(
+            branches.standing(&branch(1)),
+            Standing::Voted(Vote::ReadOnly)
+        ));
     }
 
     #[tokio::test]

@@ -13,8 +13,15 @@ pub(crate) const TRANSACTION_BYTES_MAX: usize = 64;
 pub(crate) fn check(branch: &BranchId) -> Result<(), Refusal> {
     let transaction = &branch.transaction;
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.';
-    if transaction.is_empty() || transaction.len() > TRANSACTION_BYTES_MAX || !transaction.bytes().all(legal) || branch.number == 0 {
-        return Err(lost(format!("{:?}.{} is no branch id", branch.transaction, branch.number)));
+    if transaction.is_empty()
+        || transaction.len() > TRANSACTION_BYTES_MAX
+        || !transaction.bytes().all(legal)
+        || branch.number == 0
+    {
+        return Err(lost(format!(
+            "{:?}.{} is no branch id",
+            branch.transaction, branch.number
+        )));
     }
     Ok(())
 }
@@ -28,16 +35,30 @@ pub(crate) fn parse_gid(gid: &str) -> Option<BranchId> {
 /// Reads the two halves of an XA id. Only what we would have written ourselves is ours.
 pub(crate) fn parse_parts(transaction: &str, number: &str) -> Option<BranchId> {
     let parts: Vec<&str> = transaction.split('.').collect();
-    let [version, log, epoch, uuid] = parts[..] else { return None };
-    let hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    if version != "u1" || log.len() != 8 || uuid.len() != 32 || ![log, epoch, uuid].into_iter().all(hex) {
+    let [version, log, epoch, uuid] = parts[..] else {
+        return None;
+    };
+    let hex = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    if version != "u1"
+        || log.len() != 8
+        || uuid.len() != 32
+        || ![log, epoch, uuid].into_iter().all(hex)
+    {
         return None;
     }
     let parsed: u32 = number.parse().ok()?;
     if parsed == 0 || parsed.to_string() != number || transaction.len() > TRANSACTION_BYTES_MAX {
         return None;
     }
-    Some(BranchId { transaction: transaction.into(), number: parsed })
+    Some(BranchId {
+        transaction: transaction.into(),
+        number: parsed,
+    })
 }
 
 /// How long ago the transaction began, by the UUID v7 in its id; `None` where the id tells no time.
@@ -60,13 +81,16 @@ pub(crate) fn marker_proves_absence(branch: &BranchId, retention: Duration) -> b
 /// Lower-case hex, for `X'…'` and `decode('…', 'hex')`: text that can't break out of its quotes.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 mod tests {
     use super::*;
 
@@ -74,7 +98,13 @@ mod tests {
     fn only_identifiers_that_we_would_write_are_ours() {
         let ours = "u1.0a1b2c3d.1f.0190a1b2c3d47abc8def0123456789ab";
         let parsed = parse_gid(&format!("{ours}.12")).unwrap();
-        assert_eq!(parsed, BranchId { transaction: ours.into(), number: 12 });
+        assert_eq!(
+            parsed,
+            BranchId {
+                transaction: ours.into(),
+                number: 12
+            }
+        );
         let foreign = [
             "x".into(),
             format!("{ours}.0"),
@@ -93,16 +123,32 @@ mod tests {
     #[test]
     fn an_id_that_could_break_out_of_its_quotes_is_refused() {
         for transaction in ["", "a'b", "a b", "A", &"a".repeat(65)] {
-            assert!(check(&BranchId { transaction: transaction.into(), number: 1 }).is_err(), "{transaction}");
+            assert!(
+                check(&BranchId {
+                    transaction: transaction.into(),
+                    number: 1
+                })
+                .is_err(),
+                "{transaction}"
+            );
         }
     }
 
     #[test]
     fn an_old_or_timeless_transaction_is_not_proved_by_an_absent_marker() {
-        let branch = |uuid: String| BranchId { transaction: format!("u1.00000000.1.{uuid}"), number: 1 };
+        let branch = |uuid: String| BranchId {
+            transaction: format!("u1.00000000.1.{uuid}"),
+            number: 1,
+        };
         let now = uuid::Uuid::now_v7().simple().to_string();
         assert!(marker_proves_absence(&branch(now), Duration::from_secs(60)));
-        assert!(!marker_proves_absence(&branch("0190a1b2c3d47abc8def0123456789ab".into()), Duration::from_secs(60)));
-        assert!(!marker_proves_absence(&branch("0".repeat(32)), Duration::from_secs(60)));
+        assert!(!marker_proves_absence(
+            &branch("0190a1b2c3d47abc8def0123456789ab".into()),
+            Duration::from_secs(60)
+        ));
+        assert!(!marker_proves_absence(
+            &branch("0".repeat(32)),
+            Duration::from_secs(60)
+        ));
     }
 }

@@ -15,7 +15,6 @@ use sqlx::{
     MySqlConnection,
     mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions},
 };
-use tokio::time::Instant;
 use unanimity_proto::v1;
 
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
 use super::{
     PreflightError, ResourceOptions,
     branches::{Branches, Lease},
+    deadline_after,
 };
 use branch::MyBranch;
 use preflight::Flavour;
@@ -58,7 +58,11 @@ impl MysqlResource {
         options.catalog.check(Dialect::Mysql)?;
         let connect = preflight::parse(&options)?;
         let found = preflight::check(&connect).await?;
-        let (least, reserved) = if found.flavour == Flavour::Mariadb { (RESERVED + 1, RESERVED) } else { (1, 0) };
+        let (least, reserved) = if found.flavour == Flavour::Mariadb {
+            (RESERVED + 1, RESERVED)
+        } else {
+            (1, 0)
+        };
         let connections = options.connections.max(least);
         let flavour = found.flavour;
         let pool = MySqlPoolOptions::new()
@@ -78,7 +82,9 @@ impl MysqlResource {
             capacity: connections - reserved,
             retention: options.marker_retention,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The server's own identity, and the schema.
@@ -110,7 +116,7 @@ impl MysqlResource {
     /// leaves what it did before: the service must then drop the branch.
     pub async fn open(&self, branch: &BranchId, timeout: Duration) -> Result<OpenBranch, Refusal> {
         let _call = self.inner.branches.call(branch).await;
-        let lease = self.inner.open(branch, Instant::now() + timeout).await?;
+        let lease = self.inner.open(branch, deadline_after(timeout)).await?;
         Ok(OpenBranch { lease })
     }
 }

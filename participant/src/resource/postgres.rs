@@ -8,16 +8,12 @@ mod outcome;
 mod preflight;
 mod values;
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{
     PgConnection,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
-use tokio::time::Instant;
 use unanimity_proto::v1;
 
 use crate::{
@@ -28,6 +24,7 @@ use crate::{
 use super::{
     PreflightError, ResourceOptions,
     branches::{Branches, Lease},
+    deadline_after,
 };
 use branch::PgBranch;
 
@@ -74,7 +71,9 @@ impl PostgresResource {
             capacity: found.capacity,
             retention: options.marker_retention,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The cluster's system identifier, and the database.
@@ -105,7 +104,7 @@ impl PostgresResource {
     /// For a service that does its own SQL: opens the branch, or takes it up again. Each of its statements gets at most `timeout`.
     pub async fn open(&self, branch: &BranchId, timeout: Duration) -> Result<OpenBranch, Refusal> {
         let _call = self.inner.branches.call(branch).await;
-        let lease = self.inner.open(branch, Instant::now() + timeout).await?;
+        let lease = self.inner.open(branch, deadline_after(timeout)).await?;
         Ok(OpenBranch { lease })
     }
 }

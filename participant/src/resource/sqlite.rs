@@ -1,13 +1,11 @@
-//! SQLite, which knows no prepare: the agent keeps the transaction open, and a journal of what it changed.
+//! SQLite, which has no prepared state of its own, by a journal beside the database.
 //!
-//! There is one writer, hence one branch at a time. A branch is a transaction on the only writing connection. To prepare it, what it changed is
-//! recorded with SQLite's session extension, undone, and made once more from the recording, so that a vote of yes stands for changes that
-//! are known to be repeatable. Then the recording is forced into the prepare journal. The transaction stays open until the decision. After a
-//! crash the recording is applied anew before any other writer is let in. The marker row is among the changes: where it is, the branch
-//! committed.
+//! A branch runs in `BEGIN IMMEDIATE` while the session extension records what it changes. To prepare, the recorded changes are made durable
+//! in the journal, and the transaction stays open: to commit is to commit it, marker row included. After a crash the transaction is gone;
+//! the changes are made again from the journal before any other writer is let in. That is sound only while nobody else writes: give the
+//! database's file to the agent alone. A change that doesn't fit any more is never forced: the branch is reported as lost.
 //!
-//! This holds for as long as nobody else writes to the file while the agent is down. Where somebody did, and the recording no longer fits, the
-//! branch stays in doubt, and is reported lost when it is told to commit. Nothing is ever overwritten.
+//! There is one writer, hence one branch at a time.
 
 mod branch;
 mod changeset;
@@ -15,11 +13,12 @@ mod journal;
 mod outcome;
 mod preflight;
 mod values;
+mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use sqlx::{SqliteConnection, sqlite::SqliteConnectOptions};
-use tokio::time::Instant;
+use tokio::sync::Mutex;
 use unanimity_proto::v1;
 
 use crate::{
@@ -30,9 +29,11 @@ use crate::{
 use super::{
     PreflightError, ResourceOptions,
     branches::{Branches, Lease},
+    deadline_after,
 };
-use branch::{SqliteBranch, Writer};
+use branch::LiteBranch;
 use journal::Journal;
+use writer::{Limit, Writer};
 
 /// A SQLite database as a participant. Clones share everything.
 #[derive(Clone)]
@@ -41,42 +42,59 @@ pub struct SqliteResource {
 }
 
 struct Inner {
-    /// The only writer. Whoever holds it may write to the journal, too.
-    writer: Arc<tokio::sync::Mutex<Writer>>,
-    /// Reads markers while the writer is held.
-    reader: tokio::sync::Mutex<Option<SqliteConnection>>,
+    writer: Arc<Mutex<Writer>>,
+    limit: Limit,
+    /// For connections that only read.
     options: SqliteConnectOptions,
     journal: Arc<Journal>,
     catalog: Catalog,
-    branches: Arc<Branches<SqliteBranch>>,
+    branches: Arc<Branches<LiteBranch>>,
     identity: String,
     retention: Duration,
+    /// Last, so that it is given up last.
+    _lock: File,
 }
 
 impl SqliteResource {
-    /// Opens the database, checks that it can vote, and takes up the branch that was prepared before a crash.
+    /// Opens the database, checks that it can vote, and takes up a branch that was prepared before.
     pub async fn connect(options: ResourceOptions) -> Result<Self, PreflightError> {
         options.catalog.check(Dialect::Sqlite)?;
-        let found = preflight::find(&options)?;
-        let journal = Arc::new(found.journal);
-        let mut writer = Writer::new(found.options.clone(), Arc::clone(&journal), found.lock);
-        preflight::check(writer.begin_own().await.map_err(preflight::query_error)?).await?;
-        writer.end_own();
+        let parsed = preflight::parse(&options)?;
+        let path = preflight::resolve(parsed.get_filename())?;
+        let connect = parsed.filename(&path);
+        let lock = preflight::lock(&path)?;
+        let limit = Limit::new();
+        let mut writer = Writer::new(connect.clone(), limit.clone());
+        preflight::check(&mut writer).await?;
+        let journal = options
+            .journal
+            .unwrap_or_else(|| preflight::beside(&path, ".unanimity-prepared"));
+        let refused = |error: std::io::Error| {
+            PreflightError::refused(
+                format!("{}: {error}", journal.display()),
+                "let the agent write the prepare journal there",
+            )
+        };
         let inner = Inner {
-            writer: Arc::new(tokio::sync::Mutex::new(writer)),
-            reader: tokio::sync::Mutex::new(None),
-            options: found.options,
-            journal,
+            writer: Arc::new(Mutex::new(writer)),
+            limit,
+            options: connect.create_if_missing(false),
+            journal: Arc::new(Journal::open(&journal).map_err(refused)?),
             catalog: options.catalog,
             branches: Branches::new(),
-            identity: found.path.display().to_string(),
+            identity: format!("sqlite:{}", path.display()),
             retention: options.marker_retention,
+            _lock: lock,
         };
-        inner.take_up().await?;
-        Ok(Self { inner: Arc::new(inner) })
+        inner.recover_at_start().await.map_err(|error| {
+            PreflightError::Unavailable(format!("the prepare journal: {error}"))
+        })?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
-    /// The file's canonical path.
+    /// The database's path, with links resolved.
     pub fn identity(&self) -> &str {
         &self.inner.identity
     }
@@ -96,36 +114,38 @@ impl SqliteResource {
         &self.inner.catalog
     }
 
-    /// Deletes marker rows older than the retention, in small batches, and says how many. Where a branch holds the only writer for long, none.
+    /// Deletes marker rows older than the retention, in small batches, and says how many.
     pub async fn purge(&self) -> Result<u64, Unavailable> {
         self.inner.purge().await
     }
 
-    /// For a service that does its own SQL: opens the branch, or takes it up again. `timeout` is for the wait for the only writer; how long
-    /// statements may take is up to the transaction, whose end interrupts them.
+    /// For a service that does its own SQL: opens the branch, or takes it up again. Waits for the writer, and interrupts statements, after
+    /// `timeout` from now.
     pub async fn open(&self, branch: &BranchId, timeout: Duration) -> Result<OpenBranch, Refusal> {
         let _call = self.inner.branches.call(branch).await;
-        let lease = self.inner.open(branch, Instant::now() + timeout).await?;
-        lease.without_limit();
-        Ok(OpenBranch { lease })
+        let lease = self.inner.open(branch, deadline_after(timeout)).await?;
+        Ok(OpenBranch {
+            lease,
+            limit: self.inner.limit.clone(),
+        })
     }
 }
 
-/// A branch in the hands of a service. Dropped without [`Self::finish`], it is rolled back, and votes no. While it is in hand no other branch
-/// can begin, even when this one was aborted meanwhile.
+/// A branch in the hands of a service. Dropped without [`Self::finish`], it is rolled back, and votes no.
 pub struct OpenBranch {
-    lease: Lease<SqliteBranch>,
+    lease: Lease<LiteBranch>,
+    limit: Limit,
 }
 
 impl OpenBranch {
-    /// The connection, inside the transaction, which is not to be ended here: a COMMIT fails and rolls back, and so dooms the branch.
+    /// The connection, inside the transaction, which is not to be ended here. Rows may be changed, not the schema.
     pub fn connection(&mut self) -> &mut SqliteConnection {
         self.lease.connection()
     }
 
     /// Hands the branch back, to be prepared. Refused where it was ended meanwhile.
     pub fn finish(self) -> Result<(), Refusal> {
-        self.lease.finish()
+        self.lease.finish().inspect(|()| self.limit.lift())
     }
 }
 
@@ -134,17 +154,16 @@ impl Participant for SqliteResource {
         self.inner.prepare(&prepare).await
     }
 
-    async fn commit(&self, branch: &BranchId, _proof: &str) -> Settled {
-        self.inner.commit(branch).await
+    async fn commit(&self, branch: &BranchId, proof: &str) -> Settled {
+        self.inner.commit(branch, proof).await
     }
 
-    async fn abort(&self, branch: &BranchId, _proof: &str) -> Settled {
-        self.inner.abort(branch).await
+    async fn abort(&self, branch: &BranchId, proof: &str) -> Settled {
+        self.inner.abort(branch, proof).await
     }
 
     async fn in_doubt(&self) -> Result<Vec<InDoubt>, Unavailable> {
-        let in_doubt = |branch: BranchId| InDoubt { identifier: branch.to_string(), branch: Some(branch) };
-        Ok(self.inner.branches.prepared().into_iter().map(in_doubt).collect())
+        Ok(self.inner.in_doubt())
     }
 
     async fn execute(

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Either, Executor, MySql, MySqlConnection, Row, SqlSafeStr, Statement as _, mysql::MySqlRow,
-    pool::PoolConnection,
+    AssertSqlSafe, ConnectOptions, Either, Executor, MySql, MySqlConnection, Row, SqlSafeStr,
+    Statement as _, mysql::MySqlRow, pool::PoolConnection,
 };
 use tokio::time::Instant;
 use unanimity_proto::v1::{self, AbortCode};
@@ -16,6 +16,7 @@ use crate::{
     resource::{
         CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_PROOF, MARKER_TABLE, Ran,
         branches::{BranchConnection, Lease, Standing, lost},
+        deadline_after,
         identifier::{check, hex},
         push_row, refusal, within,
     },
@@ -36,7 +37,11 @@ const WRITES: &str = "SHOW SESSION STATUS WHERE Variable_name IN ('Handler_write
 
 /// An XA id, in hex: ids take no parameters.
 pub(super) fn xid(branch: &BranchId) -> String {
-    format!("X'{}',X'{}',{FORMAT_ID}", hex(branch.transaction.as_bytes()), hex(branch.number.to_string().as_bytes()))
+    format!(
+        "X'{}',X'{}',{FORMAT_ID}",
+        hex(branch.transaction.as_bytes()),
+        hex(branch.number.to_string().as_bytes())
+    )
 }
 
 /// How the branch was begun.
@@ -81,11 +86,21 @@ impl Drop for MyBranch {
 
 impl MyBranch {
     pub(super) fn new(connection: PoolConnection<MySql>) -> Self {
-        Self { connection: Some(connection), id: 0, mode: Mode::Local, xid: String::new(), limit: 0, wrote: false, writes: None }
+        Self {
+            connection: Some(connection),
+            id: 0,
+            mode: Mode::Local,
+            xid: String::new(),
+            limit: 0,
+            wrote: false,
+            writes: None,
+        }
     }
 
     pub(super) fn connection(&mut self) -> &mut MySqlConnection {
-        self.connection.as_mut().expect("only release takes the connection, and it consumes the guard")
+        self.connection
+            .as_mut()
+            .expect("only release takes the connection, and it consumes the guard")
     }
 
     /// Back to the pool: the branch is over, or prepared and detached, and the connection idle.
@@ -98,16 +113,28 @@ impl MyBranch {
     }
 
     /// Runs statements of our own.
-    async fn script(&mut self, what: &str, script: String, deadline: Instant) -> Result<Vec<MySqlRow>, Failure> {
+    async fn script(
+        &mut self,
+        what: &str,
+        script: String,
+        deadline: Instant,
+    ) -> Result<Vec<MySqlRow>, Failure> {
         within(deadline, what, async {
-            let ran = sqlx::raw_sql(AssertSqlSafe(script)).fetch_all(self.connection()).await;
+            let ran = sqlx::raw_sql(AssertSqlSafe(script))
+                .fetch_all(self.connection())
+                .await;
             ran.map_err(|error| failure(what, &error))
         })
         .await
     }
 
     /// Runs one statement. Rows are kept where `keep`.
-    pub(super) async fn run(&mut self, statement: &Statement, deadline: Instant, keep: bool) -> Result<Ran, Failure> {
+    pub(super) async fn run(
+        &mut self,
+        statement: &Statement,
+        deadline: Instant,
+        keep: bool,
+    ) -> Result<Ran, Failure> {
         let what = format!("operation {}", statement.label);
         if Instant::now() >= deadline {
             return Err(refusal(AbortCode::Timeout, format!("{what}: no time was left")).into());
@@ -118,22 +145,37 @@ impl MyBranch {
         Ok(ran)
     }
 
-    async fn fetch(&mut self, statement: &Statement, keep: bool, what: &str) -> Result<Ran, Failure> {
+    async fn fetch(
+        &mut self,
+        statement: &Statement,
+        keep: bool,
+        what: &str,
+    ) -> Result<Ran, Failure> {
         let connection = self.connection();
         let sql = AssertSqlSafe(statement.sql.clone()).into_sql_str();
         // The driver finds out a wrong count only after it has begun to talk, and the connection would be lost.
-        let prepared = connection.prepare(sql.clone()).await.map_err(|error| failure(what, &error))?;
+        let prepared = connection
+            .prepare(sql.clone())
+            .await
+            .map_err(|error| failure(what, &error))?;
         if let Some(Either::Right(wanted)) = prepared.parameters()
             && wanted != statement.arguments.len()
         {
-            let message = format!("{what}: the statement takes {wanted} values, {} are given", statement.arguments.len());
+            let message = format!(
+                "{what}: the statement takes {wanted} values, {} are given",
+                statement.arguments.len()
+            );
             return Err(refusal(AbortCode::InvalidOperation, message).into());
         }
         let query = sqlx::query_with(sql, bind(statement)?);
         let counts = counts_changes(&statement.sql, Dialect::Mysql);
         let (mut ran, mut bytes) = (Ran::default(), 0);
         let mut stream = connection.fetch_many(query);
-        while let Some(item) = stream.try_next().await.map_err(|error| failure(what, &error))? {
+        while let Some(item) = stream
+            .try_next()
+            .await
+            .map_err(|error| failure(what, &error))?
+        {
             match item {
                 Either::Left(done) if counts => ran.result.affected_rows += done.rows_affected(),
                 Either::Left(_) => {}
@@ -143,7 +185,12 @@ impl MyBranch {
                         if ran.returned == 1 {
                             ran.result.columns = columns(&row);
                         }
-                        push_row(&mut ran.result, &mut bytes, read(&row, &statement.label)?, &statement.label)?;
+                        push_row(
+                            &mut ran.result,
+                            &mut bytes,
+                            read(&row, &statement.label)?,
+                            &statement.label,
+                        )?;
                     }
                 }
             }
@@ -156,7 +203,8 @@ impl MyBranch {
     async fn limit(&mut self, deadline: Instant) -> Result<(), Failure> {
         let limit = seconds_left(deadline);
         if self.limit != limit {
-            self.script("setting the time limit", set_limit(limit), deadline).await?;
+            self.script("setting the time limit", set_limit(limit), deadline)
+                .await?;
             self.limit = limit;
         }
         Ok(())
@@ -164,14 +212,21 @@ impl MyBranch {
 
     /// Whether nothing was changed, for certain.
     async fn is_read_only(&mut self, deadline: Instant) -> Result<bool, Failure> {
-        let Some(before) = self.writes.filter(|_| !self.wrote) else { return Ok(false) };
-        let rows = self.script("read-only check", WRITES.into(), deadline).await?;
+        let Some(before) = self.writes.filter(|_| !self.wrote) else {
+            return Ok(false);
+        };
+        let rows = self
+            .script("read-only check", WRITES.into(), deadline)
+            .await?;
         Ok(sum(&rows) == Some(before))
     }
 }
 
 fn seconds_left(deadline: Instant) -> u64 {
-    deadline.saturating_duration_since(Instant::now()).as_secs().clamp(1, 1 << 20)
+    deadline
+        .saturating_duration_since(Instant::now())
+        .as_secs()
+        .clamp(1, 1 << 20)
 }
 
 fn set_limit(seconds: u64) -> String {
@@ -180,7 +235,11 @@ fn set_limit(seconds: u64) -> String {
 
 /// The sum of what [`WRITES`] shows, if that is all three.
 fn sum(rows: &[MySqlRow]) -> Option<u64> {
-    let counters: Vec<u64> = rows.iter().filter(|row| row.len() == 2).filter_map(|row| text(row, 1).parse().ok()).collect();
+    let counters: Vec<u64> = rows
+        .iter()
+        .filter(|row| row.len() == 2)
+        .filter_map(|row| text(row, 1).parse().ok())
+        .collect();
     (counters.len() == 3).then(|| counters.iter().sum())
 }
 
@@ -199,7 +258,10 @@ fn insert_marker(branch: &BranchId, request_id: &str) -> String {
 
 /// What a vote of yes says here.
 fn yes() -> Vote {
-    Vote::Yes { proof: MARKER_PROOF.into(), marker: true }
+    Vote::Yes {
+        proof: MARKER_PROOF.into(),
+        marker: true,
+    }
 }
 
 /// How to begin.
@@ -221,30 +283,58 @@ enum BeginError {
 
 impl Inner {
     /// Begins in one round trip. Connections that the server has closed meanwhile are thrown away: nothing was done on them yet.
-    async fn begin(&self, branch: &BranchId, begin: Begin, deadline: Instant) -> Result<MyBranch, BeginError> {
+    async fn begin(
+        &self,
+        branch: &BranchId,
+        begin: Begin,
+        deadline: Instant,
+    ) -> Result<MyBranch, BeginError> {
         let (xid, limit) = (xid(branch), seconds_left(deadline));
-        let start = if begin.mode == Mode::Xa { format!("XA START {xid}") } else { "BEGIN".into() };
+        let start = if begin.mode == Mode::Xa {
+            format!("XA START {xid}")
+        } else {
+            "BEGIN".into()
+        };
         let mut script = format!("{}; SELECT CONNECTION_ID(); {start}", set_limit(limit));
-        begin.marker.iter().for_each(|insert| script += &format!("; {insert}"));
+        begin
+            .marker
+            .iter()
+            .for_each(|insert| script += &format!("; {insert}"));
         if begin.may_be_read_only {
             script += &format!("; {WRITES}");
         }
-        let unavailable = |problem: String| BeginError::Failed(refusal(AbortCode::ParticipantUnavailable, problem));
+        let unavailable = |problem: String| {
+            BeginError::Failed(refusal(AbortCode::ParticipantUnavailable, problem))
+        };
         let mut problem = String::new();
         for _ in 0..=self.connections {
             let acquired = tokio::time::timeout_at(deadline, self.pool.acquire()).await;
             let connection = acquired
-                .map_err(|_| unavailable("no connection to the database became free in time".into()))?
+                .map_err(|_| {
+                    unavailable("no connection to the database became free in time".into())
+                })?
                 .map_err(|error| unavailable(format!("no connection to the database: {error}")))?;
             let mut opened = MyBranch::new(connection);
             (opened.mode, opened.xid, opened.limit) = (begin.mode, xid.clone(), limit);
             let begun = within(deadline, "begin", async {
-                Ok(sqlx::raw_sql(AssertSqlSafe(script.clone())).fetch_all(opened.connection()).await)
+                Ok(sqlx::raw_sql(AssertSqlSafe(script.clone()))
+                    .fetch_all(opened.connection())
+                    .await)
             });
-            match begun.await.map_err(|failed| BeginError::Failed(failed.refusal))? {
+            match begun
+                .await
+                .map_err(|failed| BeginError::Failed(failed.refusal))?
+            {
                 Ok(rows) => {
-                    opened.id = rows.first().and_then(|row| text(row, 0).parse().ok()).unwrap_or_default();
-                    opened.writes = if begin.may_be_read_only { sum(&rows[1..]) } else { None };
+                    opened.id = rows
+                        .first()
+                        .and_then(|row| text(row, 0).parse().ok())
+                        .unwrap_or_default();
+                    opened.writes = if begin.may_be_read_only {
+                        sum(&rows[1..])
+                    } else {
+                        None
+                    };
                     return Ok(opened);
                 }
                 Err(error) if is_dead(&error) => problem = error.to_string(),
@@ -257,11 +347,17 @@ impl Inner {
                 Err(error) => return Err(BeginError::Failed(failure("begin", &error).refusal)),
             }
         }
-        Err(unavailable(format!("no connection to the database: {problem}")))
+        Err(unavailable(format!(
+            "no connection to the database: {problem}"
+        )))
     }
 
     /// A lease on a branch that is opened now. One that is known already is refused with what is known of it.
-    pub(super) async fn open(&self, branch: &BranchId, deadline: Instant) -> Result<Lease<MyBranch>, Refusal> {
+    pub(super) async fn open(
+        &self,
+        branch: &BranchId,
+        deadline: Instant,
+    ) -> Result<Lease<MyBranch>, Refusal> {
         check(branch)?;
         match self.branches.standing(branch) {
             Standing::Absent => {}
@@ -270,11 +366,17 @@ impl Inner {
             Standing::Voted(Vote::No(refusal)) => return Err(refusal),
             Standing::Voted(_) => return Err(lost(format!("branch {branch} takes no more work"))),
         }
-        let begin = Begin { mode: Mode::Xa, marker: None, may_be_read_only: true };
+        let begin = Begin {
+            mode: Mode::Xa,
+            marker: None,
+            may_be_read_only: true,
+        };
         match self.begin(branch, begin, deadline).await {
             Ok(connection) => Ok(self.branches.begin(branch, connection)),
             Err(BeginError::Failed(refusal)) => Err(refusal),
-            Err(BeginError::IdTaken | BeginError::MarkerTaken) => Err(lost(format!("branch {branch} is in use, or prepared, already"))),
+            Err(BeginError::IdTaken | BeginError::MarkerTaken) => Err(lost(format!(
+                "branch {branch} is in use, or prepared, already"
+            ))),
         }
     }
 
@@ -287,13 +389,18 @@ impl Inner {
         timeout: Duration,
     ) -> Result<v1::OperationResult, Refusal> {
         check(branch)?;
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let _call = self.branches.call(branch).await;
         let mut lease = match self.branches.standing(branch) {
             Standing::Absent if open => self.open(branch, deadline).await?,
             Standing::Absent => return Err(lost(format!("branch {branch} is not open here"))),
             Standing::Open(lease) if open => {
-                return Err(self.doom(lease, lost(format!("branch {branch} was open already")).into()).await);
+                return Err(self
+                    .doom(
+                        lease,
+                        lost(format!("branch {branch} was open already")).into(),
+                    )
+                    .await);
             }
             Standing::Open(lease) => lease,
             Standing::InUse(id) => return Err(self.doom_in_use(branch, id).await),
@@ -306,7 +413,12 @@ impl Inner {
         }
     }
 
-    async fn run_one(&self, lease: &mut Lease<MyBranch>, operation: &v1::Operation, deadline: Instant) -> Result<Ran, Failure> {
+    async fn run_one(
+        &self,
+        lease: &mut Lease<MyBranch>,
+        operation: &v1::Operation,
+        deadline: Instant,
+    ) -> Result<Ran, Failure> {
         let statement = self.catalog.resolve(operation, Dialect::Mysql)?;
         lease.limit(deadline).await?;
         lease.run(&statement, deadline, true).await
@@ -318,16 +430,24 @@ impl Inner {
         if let Err(refusal) = check(branch) {
             return Vote::No(refusal);
         }
-        let deadline = Instant::now() + prepare.timeout;
+        let deadline = deadline_after(prepare.timeout);
         let _call = self.branches.call(branch).await;
         let lease = match self.branches.standing(branch) {
             Standing::Voted(vote) => return vote,
             Standing::InUse(id) => return Vote::No(self.doom_in_use(branch, id).await),
             Standing::Open(lease) if prepare.continued => lease,
             Standing::Open(lease) => {
-                return Vote::No(self.doom(lease, lost(format!("branch {branch} was open already")).into()).await);
+                return Vote::No(
+                    self.doom(
+                        lease,
+                        lost(format!("branch {branch} was open already")).into(),
+                    )
+                    .await,
+                );
             }
-            Standing::Absent if prepare.continued => return Vote::No(lost(format!("branch {branch} is not open here"))),
+            Standing::Absent if prepare.continued => {
+                return Vote::No(lost(format!("branch {branch} is not open here")));
+            }
             Standing::Absent => match self.begin_prepare(prepare, deadline).await {
                 Ok(lease) => lease,
                 Err(vote) => return vote,
@@ -338,27 +458,58 @@ impl Inner {
 
     /// Opens the branch of a prepare. In one phase the marker goes first, so that two with one request id wait for each other; and a plain
     /// transaction will do, unless a procedure is called: inside XA the server keeps it from committing on its own.
-    async fn begin_prepare(&self, prepare: &Prepare, deadline: Instant) -> Result<Lease<MyBranch>, Vote> {
+    async fn begin_prepare(
+        &self,
+        prepare: &Prepare,
+        deadline: Instant,
+    ) -> Result<Lease<MyBranch>, Vote> {
         let resolve = |operation| self.catalog.resolve(operation, Dialect::Mysql);
-        let statements: Vec<Statement> = prepare.operations.iter().map(resolve).collect::<Result<_, _>>().map_err(Vote::No)?;
-        let first_word_is = |word: &[&str], statement: &Statement| word.contains(&first_keyword(&statement.sql, Dialect::Mysql).as_str());
-        let calls = statements.iter().any(|statement| first_word_is(&["CALL"], statement));
-        let reads = statements.iter().all(|statement| first_word_is(&["SELECT", "WITH", "VALUES", "TABLE", "SHOW", ""], statement));
+        let statements: Vec<Statement> = prepare
+            .operations
+            .iter()
+            .map(resolve)
+            .collect::<Result<_, _>>()
+            .map_err(Vote::No)?;
+        let first_word_is = |word: &[&str], statement: &Statement| {
+            word.contains(&first_keyword(&statement.sql, Dialect::Mysql).as_str())
+        };
+        let calls = statements
+            .iter()
+            .any(|statement| first_word_is(&["CALL"], statement));
+        let reads = statements.iter().all(|statement| {
+            first_word_is(
+                &["SELECT", "WITH", "VALUES", "TABLE", "SHOW", ""],
+                statement,
+            )
+        });
         let branch = &prepare.branch;
         let begin = Begin {
-            mode: if prepare.one_phase && !calls { Mode::Local } else { Mode::Xa },
-            marker: prepare.one_phase.then(|| insert_marker(branch, &prepare.request_id)),
+            mode: if prepare.one_phase && !calls {
+                Mode::Local
+            } else {
+                Mode::Xa
+            },
+            marker: prepare
+                .one_phase
+                .then(|| insert_marker(branch, &prepare.request_id)),
             may_be_read_only: reads && !prepare.one_phase,
         };
         match self.begin(branch, begin, deadline).await {
             Ok(connection) => Ok(self.branches.begin(branch, connection)),
             Err(BeginError::Failed(refusal)) => Err(Vote::No(refusal)),
-            Err(BeginError::MarkerTaken) => Err(self.vote_by_marker(branch, &prepare.request_id).await),
+            Err(BeginError::MarkerTaken) => {
+                Err(self.vote_by_marker(branch, &prepare.request_id).await)
+            }
             Err(BeginError::IdTaken) => Err(self.vote_as_found(branch).await),
         }
     }
 
-    async fn run_and_vote(&self, prepare: &Prepare, mut lease: Lease<MyBranch>, deadline: Instant) -> Vote {
+    async fn run_and_vote(
+        &self,
+        prepare: &Prepare,
+        mut lease: Lease<MyBranch>,
+        deadline: Instant,
+    ) -> Vote {
         if let Err(failed) = self.run_all(prepare, &mut lease, deadline).await {
             return Vote::No(self.doom(lease, failed).await);
         }
@@ -368,15 +519,21 @@ impl Inner {
         if prepare.continued {
             let insert = insert_marker(&prepare.branch, &prepare.request_id);
             let inserted = within(deadline, "marker", async {
-                Ok(sqlx::raw_sql(AssertSqlSafe(insert)).execute(lease.connection()).await)
+                Ok(sqlx::raw_sql(AssertSqlSafe(insert))
+                    .execute(lease.connection())
+                    .await)
             });
             match inserted.await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) if number(&error) == 1062 => {
                     self.doom(lease, lost("the marker is taken").into()).await;
-                    return self.vote_by_marker(&prepare.branch, &prepare.request_id).await;
+                    return self
+                        .vote_by_marker(&prepare.branch, &prepare.request_id)
+                        .await;
                 }
-                Ok(Err(error)) => return Vote::No(self.doom(lease, failure("marker", &error)).await),
+                Ok(Err(error)) => {
+                    return Vote::No(self.doom(lease, failure("marker", &error)).await);
+                }
                 Err(failed) => return Vote::No(self.doom(lease, failed).await),
             }
         }
@@ -387,7 +544,12 @@ impl Inner {
         self.commit_in_one_phase(lease, commit, deadline).await
     }
 
-    async fn run_all(&self, prepare: &Prepare, lease: &mut Lease<MyBranch>, deadline: Instant) -> Result<(), Failure> {
+    async fn run_all(
+        &self,
+        prepare: &Prepare,
+        lease: &mut Lease<MyBranch>,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         if prepare.continued {
             lease.limit(deadline).await?;
         }
@@ -404,7 +566,10 @@ impl Inner {
         match lease.is_read_only(deadline).await {
             Ok(true) => {
                 let end = format!("XA END {0}; XA COMMIT {0} ONE PHASE", lease.xid);
-                return match lease.script("end of a read-only branch", end, deadline).await {
+                return match lease
+                    .script("end of a read-only branch", end, deadline)
+                    .await
+                {
                     Ok(_) => {
                         lease.end(Vote::ReadOnly).release();
                         Vote::ReadOnly
@@ -415,9 +580,15 @@ impl Inner {
             Ok(false) => {}
             Err(failed) => return Vote::No(self.doom(lease, failed).await),
         }
-        let script = format!("{}; XA END {1}; XA PREPARE {1}", insert_marker(lease.branch(), ""), lease.xid);
+        let script = format!(
+            "{}; XA END {1}; XA PREPARE {1}",
+            insert_marker(lease.branch(), ""),
+            lease.xid
+        );
         let answer = within(deadline, "prepare", async {
-            Ok(sqlx::raw_sql(AssertSqlSafe(script)).execute(lease.connection()).await)
+            Ok(sqlx::raw_sql(AssertSqlSafe(script))
+                .execute(lease.connection())
+                .await)
         });
         match answer.await {
             Ok(Ok(_)) => {
@@ -427,7 +598,10 @@ impl Inner {
                 yes()
             }
             Ok(Err(error)) if number(&error) == 1062 => {
-                let refusal = lost(format!("branch {} has ended before: its marker is there", lease.branch()));
+                let refusal = lost(format!(
+                    "branch {} has ended before: its marker is there",
+                    lease.branch()
+                ));
                 Vote::No(self.doom(lease, refusal.into()).await)
             }
             Ok(Err(error)) => Vote::No(self.unprepare(lease, failure("prepare", &error)).await),
@@ -468,7 +642,9 @@ impl Inner {
 
     /// Rolls back a branch that a service holds just now.
     pub(super) async fn doom_in_use(&self, branch: &BranchId, id: u64) -> Refusal {
-        let refusal = lost(format!("branch {branch} was still in use, and is rolled back"));
+        let refusal = lost(format!(
+            "branch {branch} was still in use, and is rolled back"
+        ));
         self.branches.ended(branch, Vote::No(refusal.clone()));
         self.fence(id).await;
         refusal
@@ -483,15 +659,22 @@ impl Inner {
                     return sqlx::raw_sql("ROLLBACK").execute(branch.connection()).await;
                 }
                 // Refused where the branch is marked for rollback, or prepared; rolling back is what counts, and only works after it.
-                let ended = sqlx::raw_sql(AssertSqlSafe(format!("XA END {xid}"))).execute(branch.connection()).await;
+                let ended = sqlx::raw_sql(AssertSqlSafe(format!("XA END {xid}")))
+                    .execute(branch.connection())
+                    .await;
                 if let Err(error) = ended
                     && is_dead(&error)
                 {
                     return Err(error);
                 }
-                sqlx::raw_sql(AssertSqlSafe(format!("XA ROLLBACK {xid}"))).execute(branch.connection()).await
+                sqlx::raw_sql(AssertSqlSafe(format!("XA ROLLBACK {xid}")))
+                    .execute(branch.connection())
+                    .await
             };
-            if matches!(tokio::time::timeout(CONTROL_TIMEOUT, rollback).await, Ok(Ok(_))) {
+            if matches!(
+                tokio::time::timeout(CONTROL_TIMEOUT, rollback).await,
+                Ok(Ok(_))
+            ) {
                 return branch.release();
             }
         }
@@ -509,12 +692,17 @@ impl Inner {
             // Not from the pool: it may be used up by those that wait for this one.
             let mut side = self.options.connect().await?;
             loop {
-                let there = sqlx::query("SELECT 1 FROM information_schema.processlist WHERE id = ?").bind(id).fetch_optional(&mut side);
+                let there =
+                    sqlx::query("SELECT 1 FROM information_schema.processlist WHERE id = ?")
+                        .bind(id)
+                        .fetch_optional(&mut side);
                 if there.await?.is_none() {
                     return Ok::<(), sqlx::Error>(());
                 }
                 // It may be gone by now.
-                let _ = sqlx::raw_sql(AssertSqlSafe(format!("KILL {id}"))).execute(&mut side).await;
+                let _ = sqlx::raw_sql(AssertSqlSafe(format!("KILL {id}")))
+                    .execute(&mut side)
+                    .await;
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });

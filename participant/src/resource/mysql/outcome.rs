@@ -13,7 +13,8 @@ use unanimity_proto::v1::AbortCode;
 use crate::{
     participant::{BranchId, InDoubt, Settled, Unavailable, Vote},
     resource::{
-        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_PROOF, MARKER_TABLE, MARKER_TOMBSTONE, PROVE_SECONDS, PURGE_BATCH,
+        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_PROOF, MARKER_TABLE, MARKER_TOMBSTONE,
+        PROVE_SECONDS, PURGE_BATCH,
         branches::{Lease, Standing, late_after_abort, late_after_commit, lost},
         identifier::{check, hex, marker_proves_absence, parse_parts},
         refusal,
@@ -56,7 +57,9 @@ impl Inner {
         };
         match &settled {
             Settled::Committed => self.branches.ended(branch, late_after_commit(branch)),
-            Settled::Aborted | Settled::Lost(_) => self.branches.ended(branch, late_after_abort(branch)),
+            Settled::Aborted | Settled::Lost(_) => {
+                self.branches.ended(branch, late_after_abort(branch))
+            }
             Settled::Retry(_) => {}
         }
         settled
@@ -70,10 +73,12 @@ impl Inner {
         match self.marker(branch).await {
             Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
             Ok(Some(_)) => Settled::Aborted,
-            Ok(None) if proof == MARKER_PROOF => {
-                Settled::Lost(format!("branch {branch} is not prepared, and its marker, if it had one, may have been purged"))
-            }
-            Ok(None) => Settled::Lost(format!("branch {branch} is not prepared, and the vote carried no proof")),
+            Ok(None) if proof == MARKER_PROOF => Settled::Lost(format!(
+                "branch {branch} is not prepared, and its marker, if it had one, may have been purged"
+            )),
+            Ok(None) => Settled::Lost(format!(
+                "branch {branch} is not prepared, and the vote carried no proof"
+            )),
             Err(problem) => Settled::Retry(problem),
         }
     }
@@ -109,7 +114,11 @@ impl Inner {
         };
         match settled {
             // The connection that a prepared branch is bound to must stay in the table until the branch is over.
-            Settled::Retry(_) if matches!(self.branches.standing(branch), Standing::Voted(Vote::Yes { .. })) => {}
+            Settled::Retry(_)
+                if matches!(
+                    self.branches.standing(branch),
+                    Standing::Voted(Vote::Yes { .. })
+                ) => {}
             _ => self.branches.ended(branch, late_after_abort(branch)),
         }
         settled
@@ -125,18 +134,29 @@ impl Inner {
         }
         for attempt in 0.. {
             let answer = self.control(|mut connection| async {
-                let ran = sqlx::raw_sql(AssertSqlSafe(format!("{command} {}", xid(branch)))).execute(connection.connection()).await;
+                let ran = sqlx::raw_sql(AssertSqlSafe(format!("{command} {}", xid(branch))))
+                    .execute(connection.connection())
+                    .await;
                 (connection, ran.map(drop))
             });
             match answer.await {
                 Ok(Ok(())) => return Finish::Done,
-                Ok(Err(error)) if GONE.contains(&number(&error)) => match self.is_listed(branch).await {
+                Ok(Err(error)) if GONE.contains(&number(&error)) => match self
+                    .is_listed(branch)
+                    .await
+                {
                     Ok(false) => return Finish::Unknown,
                     Ok(true) if attempt < DETACH_TRIES => tokio::time::sleep(DETACH_PAUSE).await,
-                    Ok(true) => return Finish::Retry(format!("branch {branch} is bound to a session that is still connected")),
+                    Ok(true) => {
+                        return Finish::Retry(format!(
+                            "branch {branch} is bound to a session that is still connected"
+                        ));
+                    }
                     Err(problem) => return Finish::Retry(problem),
                 },
-                Ok(Err(error)) => return Finish::Retry(format!("{command} of branch {branch}: {error}")),
+                Ok(Err(error)) => {
+                    return Finish::Retry(format!("{command} of branch {branch}: {error}"));
+                }
                 Err(problem) => return Finish::Retry(problem),
             }
         }
@@ -144,10 +164,19 @@ impl Inner {
     }
 
     /// Finishes on the connection that the branch is bound to. `None`: the connection is lost or knows no such branch; try another.
-    async fn finish_bound(&self, branch: &BranchId, mut bound: MyBranch, command: &str) -> Option<Finish> {
+    async fn finish_bound(
+        &self,
+        branch: &BranchId,
+        mut bound: MyBranch,
+        command: &str,
+    ) -> Option<Finish> {
         let id = bound.id();
         let script = AssertSqlSafe(format!("{command} {}", xid(branch)));
-        let ran = tokio::time::timeout(CONTROL_TIMEOUT, sqlx::raw_sql(script).execute(bound.connection())).await;
+        let ran = tokio::time::timeout(
+            CONTROL_TIMEOUT,
+            sqlx::raw_sql(script).execute(bound.connection()),
+        )
+        .await;
         match ran {
             Ok(Ok(_)) => {
                 bound.release();
@@ -156,7 +185,9 @@ impl Inner {
             Ok(Err(error)) if !is_dead(&error) && !GONE.contains(&number(&error)) => {
                 // Read-only for a backup, or a lock wait: it stays prepared, and bound.
                 self.branches.keep_connection(branch, bound);
-                Some(Finish::Retry(format!("{command} of branch {branch}: {error}")))
+                Some(Finish::Retry(format!(
+                    "{command} of branch {branch}: {error}"
+                )))
             }
             _ => {
                 drop(bound);
@@ -167,7 +198,10 @@ impl Inner {
     }
 
     /// Runs statements of our own on a pooled connection, once more for each connection that the server has closed meanwhile.
-    async fn control<T, W>(&self, work: impl Fn(MyBranch) -> W) -> Result<Result<T, sqlx::Error>, String>
+    async fn control<T, W>(
+        &self,
+        work: impl Fn(MyBranch) -> W,
+    ) -> Result<Result<T, sqlx::Error>, String>
     where
         W: Future<Output = (MyBranch, Result<T, sqlx::Error>)>,
     {
@@ -195,10 +229,14 @@ impl Inner {
 
     async fn recover(&self) -> Result<Vec<Recovered>, String> {
         let answer = self.control(|mut connection| async {
-            let rows = sqlx::raw_sql("XA RECOVER").fetch_all(connection.connection()).await;
+            let rows = sqlx::raw_sql("XA RECOVER")
+                .fetch_all(connection.connection())
+                .await;
             (connection, rows)
         });
-        let rows = answer.await?.map_err(|error| format!("XA RECOVER: {error}"))?;
+        let rows = answer
+            .await?
+            .map_err(|error| format!("XA RECOVER: {error}"))?;
         Ok(rows.iter().filter_map(Recovered::read).collect())
     }
 
@@ -206,14 +244,22 @@ impl Inner {
     pub(super) async fn is_listed(&self, branch: &BranchId) -> Result<bool, String> {
         let number = branch.number.to_string();
         let is_it = |found: &Recovered| {
-            found.format == FORMAT_ID && found.gtrid == branch.transaction.as_bytes() && found.bqual == number.as_bytes()
+            found.format == FORMAT_ID
+                && found.gtrid == branch.transaction.as_bytes()
+                && found.bqual == number.as_bytes()
         };
         Ok(self.recover().await?.iter().any(is_it))
     }
 
     /// See [`crate::participant::Participant::in_doubt`].
     pub(super) async fn in_doubt(&self) -> Result<Vec<InDoubt>, Unavailable> {
-        Ok(self.recover().await.map_err(Unavailable)?.iter().map(Recovered::in_doubt).collect())
+        Ok(self
+            .recover()
+            .await
+            .map_err(Unavailable)?
+            .iter()
+            .map(Recovered::in_doubt)
+            .collect())
     }
 
     /// The marker's outcome. A locking read: it waits for a branch that holds the row and hasn't ended, so that "not there" is final.
@@ -227,11 +273,15 @@ impl Inner {
         let answer = self.control(|mut connection| {
             let script = AssertSqlSafe(script.clone());
             async {
-                let rows = sqlx::raw_sql(script).fetch_all(connection.connection()).await;
+                let rows = sqlx::raw_sql(script)
+                    .fetch_all(connection.connection())
+                    .await;
                 (connection, rows)
             }
         });
-        let rows = answer.await?.map_err(|error| format!("the marker of branch {branch}: {error}"))?;
+        let rows = answer
+            .await?
+            .map_err(|error| format!("the marker of branch {branch}: {error}"))?;
         match rows.first().map(|row| text(row, 0).parse()) {
             None => Ok(None),
             Some(Ok(outcome)) => Ok(Some(outcome)),
@@ -240,7 +290,12 @@ impl Inner {
     }
 
     /// Commits. Where no clear answer came the truth is found out, however long the database is away: this vote is the decision.
-    pub(super) async fn commit_in_one_phase(&self, mut lease: Lease<MyBranch>, commit: String, deadline: Instant) -> Vote {
+    pub(super) async fn commit_in_one_phase(
+        &self,
+        mut lease: Lease<MyBranch>,
+        commit: String,
+        deadline: Instant,
+    ) -> Vote {
         let branch = lease.branch().clone();
         // The marker is read back in the same message: that is the proof.
         let script = format!(
@@ -257,13 +312,29 @@ impl Inner {
             }
             Ok(Ok(_)) => {
                 let message = "the database rolled back instead of committing";
-                Failure { refusal: refusal(AbortCode::ParticipantFailure, message), broken: true }
+                Failure {
+                    refusal: refusal(AbortCode::ParticipantFailure, message),
+                    broken: true,
+                }
             }
-            Ok(Err(error)) => Failure { broken: true, ..failure("commit", &error) },
-            Err(_) => Failure { refusal: refusal(AbortCode::Timeout, "the database doesn't answer to the commit"), broken: true },
+            Ok(Err(error)) => Failure {
+                broken: true,
+                ..failure("commit", &error)
+            },
+            Err(_) => Failure {
+                refusal: refusal(
+                    AbortCode::Timeout,
+                    "the database doesn't answer to the commit",
+                ),
+                broken: true,
+            },
         };
         let refusal = self.doom(lease, failed).await;
-        let vote = if self.settle(&branch).await { Vote::Committed } else { Vote::No(refusal) };
+        let vote = if self.settle(&branch).await {
+            Vote::Committed
+        } else {
+            Vote::No(refusal)
+        };
         self.branches.ended(&branch, vote.clone());
         vote
     }
@@ -350,14 +421,22 @@ impl Inner {
         });
         let vote = match answer.await {
             Ok(Ok(Some((transaction, number, outcome)))) => {
-                let own = transaction == branch.transaction.as_bytes() && number == i64::from(branch.number);
+                let own = transaction == branch.transaction.as_bytes()
+                    && number == i64::from(branch.number);
                 match (own, outcome == i64::from(MARKER_COMMITTED)) {
                     (true, true) => Vote::Committed,
-                    (true, false) => Vote::No(lost(format!("branch {branch} was settled before: it did not commit"))),
-                    (false, _) => Vote::Duplicate { transaction: String::from_utf8_lossy(&transaction).into_owned() },
+                    (true, false) => Vote::No(lost(format!(
+                        "branch {branch} was settled before: it did not commit"
+                    ))),
+                    (false, _) => Vote::Duplicate {
+                        transaction: String::from_utf8_lossy(&transaction).into_owned(),
+                    },
                 }
             }
-            Ok(Ok(None)) => Vote::No(refusal(AbortCode::Conflict, "a transaction with the same request id was just undone")),
+            Ok(Ok(None)) => Vote::No(refusal(
+                AbortCode::Conflict,
+                "a transaction with the same request id was just undone",
+            )),
             Ok(Err(error)) => Vote::No(failure("marker", &error).refusal),
             Err(problem) => Vote::No(refusal(AbortCode::ParticipantUnavailable, problem)),
         };
@@ -381,7 +460,10 @@ impl Inner {
                     (connection, ran)
                 }
             });
-            let done = answer.await.map_err(Unavailable)?.map_err(|error| Unavailable(error.to_string()))?;
+            let done = answer
+                .await
+                .map_err(Unavailable)?
+                .map_err(|error| Unavailable(error.to_string()))?;
             purged += done.rows_affected();
             if done.rows_affected() < PURGE_BATCH {
                 return Ok(purged);
@@ -402,12 +484,28 @@ impl Recovered {
         // MariaDB gives the ids as bytes, MySQL as text: the bytes are the same.
         let data: Vec<u8> = row.try_get_unchecked(3).ok()?;
         let (gtrid, bqual) = data.split_at_checked(text(row, 1).parse().ok()?)?;
-        Some(Self { format: text(row, 0).parse().ok()?, gtrid: gtrid.to_vec(), bqual: bqual.to_vec() })
+        Some(Self {
+            format: text(row, 0).parse().ok()?,
+            gtrid: gtrid.to_vec(),
+            bqual: bqual.to_vec(),
+        })
     }
 
     fn in_doubt(&self) -> InDoubt {
-        let parts = std::str::from_utf8(&self.gtrid).ok().zip(std::str::from_utf8(&self.bqual).ok());
-        let branch = parts.filter(|_| self.format == FORMAT_ID).and_then(|(transaction, number)| parse_parts(transaction, number));
-        InDoubt { identifier: format!("X'{}',X'{}',{}", hex(&self.gtrid), hex(&self.bqual), self.format), branch }
+        let parts = std::str::from_utf8(&self.gtrid)
+            .ok()
+            .zip(std::str::from_utf8(&self.bqual).ok());
+        let branch = parts
+            .filter(|_| self.format == FORMAT_ID)
+            .and_then(|(transaction, number)| parse_parts(transaction, number));
+        InDoubt {
+            identifier: format!(
+                "X'{}',X'{}',{}",
+                hex(&self.gtrid),
+                hex(&self.bqual),
+                self.format
+            ),
+            branch,
+        }
     }
 }

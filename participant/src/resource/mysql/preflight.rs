@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection, Row, mysql::{MySqlConnectOptions, MySqlRow}};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, MySqlConnection, Row,
+    mysql::{MySqlConnectOptions, MySqlRow},
+};
 
 use crate::resource::{PreflightError, ResourceOptions};
 
@@ -21,6 +24,35 @@ pub(super) enum Flavour {
     Mysql,
 }
 
+/// A setting of the server without which its promises are worth nothing.
+struct Setting {
+    name: &'static str,
+    fits: fn(&str) -> bool,
+    problem: &'static str,
+    remedy: &'static str,
+}
+
+const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "innodb_flush_log_at_trx_commit",
+        fits: |value| value == "1",
+        problem: "the server doesn't write its log through at each commit, and forgets its promises in a crash",
+        remedy: "SET GLOBAL innodb_flush_log_at_trx_commit = 1, and in the configuration file",
+    },
+    Setting {
+        name: "default_storage_engine",
+        fits: |value| value == "InnoDB",
+        problem: "the default storage engine is not InnoDB",
+        remedy: "set default_storage_engine = InnoDB",
+    },
+    Setting {
+        name: "read_only",
+        fits: |value| !is_on(value),
+        problem: "the server is read-only",
+        remedy: "connect to the primary",
+    },
+];
+
 /// What the checks found.
 pub(super) struct Found {
     pub(super) identity: String,
@@ -32,23 +64,39 @@ pub(super) struct Found {
 pub(super) fn parse(options: &ResourceOptions) -> Result<MySqlConnectOptions, PreflightError> {
     let parsed: MySqlConnectOptions = options.url.parse().map_err(|_| {
         // The driver's own words may quote the URL, and with it a password.
-        PreflightError::refused("the database's URL can't be read", "write it as mysql://user:password@host:port/database")
+        PreflightError::refused(
+            "the database's URL can't be read",
+            "write it as mysql://user:password@host:port/database",
+        )
     })?;
     if parsed.get_database().is_none_or(str::is_empty) {
-        return Err(PreflightError::refused("the URL names no database", "write it as mysql://user:password@host:port/database"));
+        return Err(PreflightError::refused(
+            "the URL names no database",
+            "write it as mysql://user:password@host:port/database",
+        ));
     }
-    Ok(parsed.pipes_as_concat(false).timezone(None).disable_statement_logging())
+    Ok(parsed
+        .pipes_as_concat(false)
+        .timezone(None)
+        .disable_statement_logging())
 }
 
 /// What each pooled connection sets once. Without strict mode a value that doesn't fit its column would be cut, and the branch vote yes.
-pub(super) async fn settle(connection: &mut MySqlConnection, flavour: Flavour) -> Result<(), sqlx::Error> {
+pub(super) async fn settle(
+    connection: &mut MySqlConnection,
+    flavour: Flavour,
+) -> Result<(), sqlx::Error> {
     let common = "SET SESSION autocommit = 1, completion_type = 0, sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')";
     sqlx::raw_sql(common).execute(&mut *connection).await?;
     if flavour == Flavour::Mysql {
         // A session that had it off would make a prepared branch vanish in a crash.
-        let detached = sqlx::raw_sql("SELECT @@SESSION.xa_detach_on_prepare").fetch_one(&mut *connection).await?;
+        let detached = sqlx::raw_sql("SELECT @@SESSION.xa_detach_on_prepare")
+            .fetch_one(&mut *connection)
+            .await?;
         if !is_on(&text(&detached, 0)) {
-            sqlx::raw_sql("SET SESSION xa_detach_on_prepare = ON").execute(&mut *connection).await?;
+            sqlx::raw_sql("SET SESSION xa_detach_on_prepare = ON")
+                .execute(&mut *connection)
+                .await?;
         }
     }
     Ok(())
@@ -57,7 +105,9 @@ pub(super) async fn settle(connection: &mut MySqlConnection, flavour: Flavour) -
 /// Checks the server, and sees to it that the marker table is there.
 pub(super) async fn check(options: &MySqlConnectOptions) -> Result<Found, PreflightError> {
     let opened = tokio::time::timeout(Duration::from_secs(10), options.connect()).await;
-    let mut connection = opened.map_err(|_| PreflightError::Unavailable("the database doesn't answer".into()))?.map_err(connect_error)?;
+    let mut connection = opened
+        .map_err(|_| PreflightError::Unavailable("the database doesn't answer".into()))?
+        .map_err(connect_error)?;
     let found = inspect(&mut connection).await?;
     recoverable(&mut connection, options.get_username()).await?;
     marker_table(&mut connection).await?;
@@ -68,11 +118,18 @@ pub(super) async fn check(options: &MySqlConnectOptions) -> Result<Found, Prefli
 
 fn connect_error(error: sqlx::Error) -> PreflightError {
     match values::number(&error) {
-        1044 | 1045 | 1698 => PreflightError::refused(format!("the database refuses the login: {error}"), "check user and password"),
-        1049 => PreflightError::refused(format!("the database: {error}"), "create it, or correct the URL"),
-        _ if matches!(error, sqlx::Error::Configuration(_)) => {
-            PreflightError::refused(format!("the database: {error}"), "correct the URL's parameters")
-        }
+        1044 | 1045 | 1698 => PreflightError::refused(
+            format!("the database refuses the login: {error}"),
+            "check user and password",
+        ),
+        1049 => PreflightError::refused(
+            format!("the database: {error}"),
+            "create it, or correct the URL",
+        ),
+        _ if matches!(error, sqlx::Error::Configuration(_)) => PreflightError::refused(
+            format!("the database: {error}"),
+            "correct the URL's parameters",
+        ),
         _ => PreflightError::Unavailable(format!("the database can't be reached: {error}")),
     }
 }
@@ -93,32 +150,35 @@ fn is_on(value: &str) -> bool {
 
 async fn variable(connection: &mut MySqlConnection, name: &str) -> Result<String, PreflightError> {
     let query = AssertSqlSafe(format!("SHOW GLOBAL VARIABLES LIKE '{name}'"));
-    let row = sqlx::raw_sql(query).fetch_optional(connection).await.map_err(query_error)?;
+    let row = sqlx::raw_sql(query)
+        .fetch_optional(connection)
+        .await
+        .map_err(query_error)?;
     Ok(row.map(|row| text(&row, 1)).unwrap_or_default())
 }
 
 async fn inspect(connection: &mut MySqlConnection) -> Result<Found, PreflightError> {
-    let row = sqlx::raw_sql("SELECT VERSION(), DATABASE()").fetch_one(&mut *connection).await.map_err(query_error)?;
+    let row = sqlx::raw_sql("SELECT VERSION(), DATABASE()")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(query_error)?;
     let (version, schema) = (text(&row, 0), text(&row, 1));
-    let flavour = if version.to_ascii_lowercase().contains("mariadb") { Flavour::Mariadb } else { Flavour::Mysql };
+    let flavour = if version.to_ascii_lowercase().contains("mariadb") {
+        Flavour::Mariadb
+    } else {
+        Flavour::Mysql
+    };
     check_version(&version, flavour)?;
-    let wanted: &[(&str, fn(&str) -> bool, &str, &str)] = &[
-        (
-            "innodb_flush_log_at_trx_commit",
-            |value| value == "1",
-            "the server doesn't write its log through at each commit, and forgets its promises in a crash",
-            "SET GLOBAL innodb_flush_log_at_trx_commit = 1, and in the configuration file",
-        ),
-        ("default_storage_engine", |value| value == "InnoDB", "the default storage engine is not InnoDB", "set default_storage_engine = InnoDB"),
-        ("read_only", |value| !is_on(value), "the server is read-only", "connect to the primary"),
-    ];
-    for (name, fits, problem, remedy) in wanted {
-        let value = variable(connection, name).await?;
-        if !fits(&value) {
-            return Err(PreflightError::refused(format!("{problem} ({name} is {value})"), *remedy));
+    for setting in SETTINGS {
+        let value = variable(connection, setting.name).await?;
+        if !(setting.fits)(&value) {
+            let problem = format!("{} ({} is {value})", setting.problem, setting.name);
+            return Err(PreflightError::refused(problem, setting.remedy));
         }
     }
-    if is_on(&variable(connection, "log_bin").await?) && variable(connection, "sync_binlog").await? != "1" {
+    if is_on(&variable(connection, "log_bin").await?)
+        && variable(connection, "sync_binlog").await? != "1"
+    {
         return Err(PreflightError::refused(
             "the binary log is on but not written through at each commit (sync_binlog is not 1)",
             "SET GLOBAL sync_binlog = 1, and in the configuration file",
@@ -130,25 +190,36 @@ async fn inspect(connection: &mut MySqlConnection) -> Result<Found, PreflightErr
             "SET PERSIST xa_detach_on_prepare = ON",
         ));
     }
-    Ok(Found { identity: identity(connection, &schema).await?, flavour })
+    Ok(Found {
+        identity: identity(connection, &schema).await?,
+        flavour,
+    })
 }
 
 /// The server's own identity where it has one; an older MariaDB has none, and is known by its place.
-async fn identity(connection: &mut MySqlConnection, schema: &str) -> Result<String, PreflightError> {
+async fn identity(
+    connection: &mut MySqlConnection,
+    schema: &str,
+) -> Result<String, PreflightError> {
     for name in ["server_uuid", "server_uid"] {
         let id = variable(connection, name).await?;
         if !id.is_empty() {
             return Ok(format!("mysql:{id}/{schema}"));
         }
     }
-    let (host, port) = (variable(connection, "hostname").await?, variable(connection, "port").await?);
+    let (host, port) = (
+        variable(connection, "hostname").await?,
+        variable(connection, "port").await?,
+    );
     Ok(format!("mysql:{host}:{port}/{schema}"))
 }
 
 fn check_version(version: &str, flavour: Flavour) -> Result<(), PreflightError> {
     // MariaDB may lead its own number with "5.5.5-", for old replicas.
     let own = version.strip_prefix("5.5.5-").unwrap_or(version);
-    let mut parts = own.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut parts = own
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse::<u32>().unwrap_or(0));
     let parsed = [(); 3].map(|()| parts.next().unwrap_or(0));
     let (least, name) = match flavour {
         Flavour::Mariadb => ([10, 5, 2], "MariaDB 10.5.2"),
@@ -156,7 +227,10 @@ fn check_version(version: &str, flavour: Flavour) -> Result<(), PreflightError> 
     };
     if parsed < least {
         let problem = format!("version {version} loses prepared branches with their connection");
-        return Err(PreflightError::refused(problem, format!("upgrade to {name} or later")));
+        return Err(PreflightError::refused(
+            problem,
+            format!("upgrade to {name} or later"),
+        ));
     }
     Ok(())
 }
@@ -178,7 +252,10 @@ async fn marker_table(connection: &mut MySqlConnection) -> Result<(), PreflightE
     let mut problem = String::new();
     if marker_table_fits(connection).await.is_err() {
         let create = MARKER_DEFINITION.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
-        if let Err(error) = sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await {
+        if let Err(error) = sqlx::raw_sql(AssertSqlSafe(create))
+            .execute(&mut *connection)
+            .await
+        {
             problem = format!(": {error}");
         }
     }
@@ -186,8 +263,12 @@ async fn marker_table(connection: &mut MySqlConnection) -> Result<(), PreflightE
         Ok(true) => Ok(()),
         Err(error) if values::number(&error) == 0 => Err(query_error(error)),
         Ok(false) | Err(_) => Err(PreflightError::refused(
-            format!("the table unanimity_marker is missing, differs, or is not ours to read and write{problem}"),
-            format!("run: {MARKER_DEFINITION}; and grant SELECT, INSERT, DELETE on it to the agent's login"),
+            format!(
+                "the table unanimity_marker is missing, differs, or is not ours to read and write{problem}"
+            ),
+            format!(
+                "run: {MARKER_DEFINITION}; and grant SELECT, INSERT, DELETE on it to the agent's login"
+            ),
         )),
     }
 }
@@ -200,7 +281,13 @@ async fn marker_table_fits(connection: &mut MySqlConnection) -> Result<bool, sql
     let written = sqlx::raw_sql(writable).execute(&mut *connection).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
     // Two agents that try at once wait for each other, and may be told of a deadlock: then the table can be written.
-    written.map(drop).or_else(|error| if matches!(values::number(&error), 1205 | 1213) { Ok(()) } else { Err(error) })?;
+    written.map(drop).or_else(|error| {
+        if matches!(values::number(&error), 1205 | 1213) {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })?;
     let described = "SELECT (SELECT COUNT(*) FROM information_schema.tables \
            WHERE table_schema = DATABASE() AND table_name = 'unanimity_marker' AND engine = 'InnoDB'), \
          (SELECT COUNT(*) FROM (SELECT GROUP_CONCAT(column_name ORDER BY seq_in_index) AS columns FROM information_schema.statistics \
@@ -215,18 +302,28 @@ async fn transactional_tables(connection: &mut MySqlConnection) -> Result<(), Pr
     let query = "SELECT table_name, engine FROM information_schema.tables \
          WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' \
          AND engine NOT IN (SELECT engine FROM information_schema.engines WHERE xa = 'YES') ORDER BY table_name";
-    let rows = sqlx::raw_sql(query).fetch_all(connection).await.map_err(query_error)?;
+    let rows = sqlx::raw_sql(query)
+        .fetch_all(connection)
+        .await
+        .map_err(query_error)?;
     if rows.is_empty() {
         return Ok(());
     }
-    let tables: Vec<String> = rows.iter().map(|row| format!("{} ({})", text(row, 0), text(row, 1))).collect();
+    let tables: Vec<String> = rows
+        .iter()
+        .map(|row| format!("{} ({})", text(row, 0), text(row, 1)))
+        .collect();
     Err(PreflightError::refused(
-        format!("tables of this schema can't roll back: {}", tables.join(", ")),
+        format!(
+            "tables of this schema can't roll back: {}",
+            tables.join(", ")
+        ),
         "ALTER TABLE … ENGINE=InnoDB, or move them to another schema",
     ))
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 mod tests {
     use super::*;
 

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, ConnectOptions, Either, Executor, PgConnection, Postgres, Row, pool::PoolConnection};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Either, Executor, PgConnection, Postgres, Row,
+    pool::PoolConnection,
+};
 use tokio::time::Instant;
 use unanimity_proto::v1::{self, AbortCode};
 
@@ -13,6 +16,7 @@ use crate::{
     resource::{
         CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_TABLE, Ran,
         branches::{BranchConnection, Lease, Standing, lost},
+        deadline_after,
         identifier::{check, hex},
         milliseconds, push_row, refusal, within,
     },
@@ -52,11 +56,18 @@ impl Drop for PgBranch {
 
 impl PgBranch {
     pub(super) fn new(connection: PoolConnection<Postgres>) -> Self {
-        Self { connection: Some(connection), pid: 0, limit: 0, wrote: false }
+        Self {
+            connection: Some(connection),
+            pid: 0,
+            limit: 0,
+            wrote: false,
+        }
     }
 
     pub(super) fn connection(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("only release takes the connection, and it consumes the guard")
+        self.connection
+            .as_mut()
+            .expect("only release takes the connection, and it consumes the guard")
     }
 
     /// Back to the pool: the branch is over, and the connection idle.
@@ -65,23 +76,39 @@ impl PgBranch {
     }
 
     /// Runs one statement. Rows are kept where `keep`.
-    pub(super) async fn run(&mut self, statement: &Statement, deadline: Instant, keep: bool) -> Result<Ran, Failure> {
+    pub(super) async fn run(
+        &mut self,
+        statement: &Statement,
+        deadline: Instant,
+        keep: bool,
+    ) -> Result<Ran, Failure> {
         let what = format!("operation {}", statement.label);
         if Instant::now() >= deadline {
             return Err(refusal(AbortCode::Timeout, format!("{what}: no time was left")).into());
         }
         let ran = within(deadline, &what, self.fetch(statement, keep, &what)).await?;
-        self.wrote |= ran.result.affected_rows > 0 && changes_rows(&statement.sql, Dialect::Postgres);
+        self.wrote |=
+            ran.result.affected_rows > 0 && changes_rows(&statement.sql, Dialect::Postgres);
         statement.check_rows(ran.rows())?;
         Ok(ran)
     }
 
-    async fn fetch(&mut self, statement: &Statement, keep: bool, what: &str) -> Result<Ran, Failure> {
-        let query = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), bind(statement)?).persistent(statement.persistent);
+    async fn fetch(
+        &mut self,
+        statement: &Statement,
+        keep: bool,
+        what: &str,
+    ) -> Result<Ran, Failure> {
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), bind(statement)?)
+            .persistent(statement.persistent);
         let counts = counts_changes(&statement.sql, Dialect::Postgres);
         let (mut ran, mut bytes) = (Ran::default(), 0);
         let mut stream = self.connection().fetch_many(query);
-        while let Some(item) = stream.try_next().await.map_err(|error| failure(what, &error))? {
+        while let Some(item) = stream
+            .try_next()
+            .await
+            .map_err(|error| failure(what, &error))?
+        {
             match item {
                 Either::Left(done) if counts => ran.result.affected_rows += done.rows_affected(),
                 Either::Left(_) => {}
@@ -91,7 +118,12 @@ impl PgBranch {
                         if ran.returned == 1 {
                             ran.result.columns = columns(&row);
                         }
-                        push_row(&mut ran.result, &mut bytes, read(&row, &statement.label)?, &statement.label)?;
+                        push_row(
+                            &mut ran.result,
+                            &mut bytes,
+                            read(&row, &statement.label)?,
+                            &statement.label,
+                        )?;
                     }
                 }
             }
@@ -105,9 +137,13 @@ impl PgBranch {
         if self.limit.abs_diff(limit) < 100 {
             return Ok(());
         }
-        let set = format!("SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}");
+        let set =
+            format!("SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}");
         within(deadline, "setting the time limit", async {
-            sqlx::raw_sql(AssertSqlSafe(set)).execute(self.connection()).await.map_err(|error| failure("setting the time limit", &error))
+            sqlx::raw_sql(AssertSqlSafe(set))
+                .execute(self.connection())
+                .await
+                .map_err(|error| failure("setting the time limit", &error))
         })
         .await?;
         self.limit = limit;
@@ -127,7 +163,10 @@ pub(super) enum BeginError {
 fn insert_marker(branch: &BranchId, request_id: &str) -> String {
     let request = match request_id {
         "" => "NULL".to_owned(),
-        text => format!("convert_from(decode('{}', 'hex'), 'UTF8')", hex(text.as_bytes())),
+        text => format!(
+            "convert_from(decode('{}', 'hex'), 'UTF8')",
+            hex(text.as_bytes())
+        ),
     };
     format!(
         "INSERT INTO {MARKER_TABLE} (transaction_id, branch, request_id, outcome) VALUES ('{}', {}, {request}, {MARKER_COMMITTED})",
@@ -138,13 +177,21 @@ fn insert_marker(branch: &BranchId, request_id: &str) -> String {
 impl Inner {
     /// Begins a transaction, its time limits, and where asked for its marker row, in one round trip. Connections that the server has
     /// closed meanwhile are thrown away: nothing was done on them yet.
-    async fn begin(&self, deadline: Instant, marker: Option<String>) -> Result<PgBranch, BeginError> {
+    async fn begin(
+        &self,
+        deadline: Instant,
+        marker: Option<String>,
+    ) -> Result<PgBranch, BeginError> {
         let limit = milliseconds(deadline.saturating_duration_since(Instant::now()));
-        let marker = marker.map(|insert| format!("; {insert}")).unwrap_or_default();
+        let marker = marker
+            .map(|insert| format!("; {insert}"))
+            .unwrap_or_default();
         let script = format!(
             "BEGIN; SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}; SELECT pg_backend_pid(){marker}"
         );
-        let unavailable = |problem: String| BeginError::Failed(refusal(AbortCode::ParticipantUnavailable, problem));
+        let unavailable = |problem: String| {
+            BeginError::Failed(refusal(AbortCode::ParticipantUnavailable, problem))
+        };
         let mut problem = String::new();
         for _ in 0..=self.connections {
             let acquired = tokio::time::timeout_at(deadline, self.pool.acquire()).await;
@@ -153,11 +200,19 @@ impl Inner {
                 .map_err(|error| unavailable(format!("no connection to PostgreSQL: {error}")))?;
             let mut branch = PgBranch::new(connection);
             let begun = within(deadline, "begin", async {
-                Ok(sqlx::raw_sql(AssertSqlSafe(script.clone())).fetch_all(branch.connection()).await)
+                Ok(sqlx::raw_sql(AssertSqlSafe(script.clone()))
+                    .fetch_all(branch.connection())
+                    .await)
             });
-            match begun.await.map_err(|failed| BeginError::Failed(failed.refusal))? {
+            match begun
+                .await
+                .map_err(|failed| BeginError::Failed(failed.refusal))?
+            {
                 Ok(rows) => {
-                    branch.pid = rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or_default();
+                    branch.pid = rows
+                        .first()
+                        .and_then(|row| row.try_get(0).ok())
+                        .unwrap_or_default();
                     branch.limit = limit;
                     return Ok(branch);
                 }
@@ -165,15 +220,25 @@ impl Inner {
                 Err(error) => {
                     self.undo(branch, false).await;
                     let taken = state(&error) == "23505";
-                    return Err(if taken { BeginError::MarkerTaken } else { BeginError::Failed(failure("begin", &error).refusal) });
+                    return Err(if taken {
+                        BeginError::MarkerTaken
+                    } else {
+                        BeginError::Failed(failure("begin", &error).refusal)
+                    });
                 }
             }
         }
-        Err(unavailable(format!("no connection to PostgreSQL: {problem}")))
+        Err(unavailable(format!(
+            "no connection to PostgreSQL: {problem}"
+        )))
     }
 
     /// A lease on a branch that is opened now. One that is known already is refused with what is known of it.
-    pub(super) async fn open(&self, branch: &BranchId, deadline: Instant) -> Result<Lease<PgBranch>, Refusal> {
+    pub(super) async fn open(
+        &self,
+        branch: &BranchId,
+        deadline: Instant,
+    ) -> Result<Lease<PgBranch>, Refusal> {
         check(branch)?;
         match self.branches.standing(branch) {
             Standing::Absent => {}
@@ -198,13 +263,18 @@ impl Inner {
         timeout: Duration,
     ) -> Result<v1::OperationResult, Refusal> {
         check(branch)?;
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let _call = self.branches.call(branch).await;
         let mut lease = match self.branches.standing(branch) {
             Standing::Absent if open => self.open(branch, deadline).await?,
             Standing::Absent => return Err(lost(format!("branch {branch} is not open here"))),
             Standing::Open(lease) if open => {
-                return Err(self.doom(lease, lost(format!("branch {branch} was open already")).into()).await);
+                return Err(self
+                    .doom(
+                        lease,
+                        lost(format!("branch {branch} was open already")).into(),
+                    )
+                    .await);
             }
             Standing::Open(lease) => lease,
             Standing::InUse(pid) => return Err(self.doom_in_use(branch, pid).await),
@@ -217,7 +287,12 @@ impl Inner {
         }
     }
 
-    async fn run_one(&self, lease: &mut Lease<PgBranch>, operation: &v1::Operation, deadline: Instant) -> Result<Ran, Failure> {
+    async fn run_one(
+        &self,
+        lease: &mut Lease<PgBranch>,
+        operation: &v1::Operation,
+        deadline: Instant,
+    ) -> Result<Ran, Failure> {
         let statement = self.catalog.resolve(operation, Dialect::Postgres)?;
         lease.limit(deadline).await?;
         lease.run(&statement, deadline, true).await
@@ -229,16 +304,24 @@ impl Inner {
         if let Err(refusal) = check(branch) {
             return Vote::No(refusal);
         }
-        let deadline = Instant::now() + prepare.timeout;
+        let deadline = deadline_after(prepare.timeout);
         let _call = self.branches.call(branch).await;
         let lease = match self.branches.standing(branch) {
             Standing::Voted(vote) => return vote,
             Standing::InUse(pid) => return Vote::No(self.doom_in_use(branch, pid).await),
             Standing::Open(lease) if prepare.continued => lease,
             Standing::Open(lease) => {
-                return Vote::No(self.doom(lease, lost(format!("branch {branch} was open already")).into()).await);
+                return Vote::No(
+                    self.doom(
+                        lease,
+                        lost(format!("branch {branch} was open already")).into(),
+                    )
+                    .await,
+                );
             }
-            Standing::Absent if prepare.continued => return Vote::No(lost(format!("branch {branch} is not open here"))),
+            Standing::Absent if prepare.continued => {
+                return Vote::No(lost(format!("branch {branch} is not open here")));
+            }
             Standing::Absent => match self.begin_prepare(prepare, deadline).await {
                 Ok(lease) => lease,
                 Err(vote) => return vote,
@@ -248,20 +331,35 @@ impl Inner {
     }
 
     /// Opens the branch of a prepare. In one phase the marker goes first, so that two with one request id wait for each other.
-    async fn begin_prepare(&self, prepare: &Prepare, deadline: Instant) -> Result<Lease<PgBranch>, Vote> {
+    async fn begin_prepare(
+        &self,
+        prepare: &Prepare,
+        deadline: Instant,
+    ) -> Result<Lease<PgBranch>, Vote> {
         for operation in &prepare.operations {
-            self.catalog.resolve(operation, Dialect::Postgres).map_err(Vote::No)?;
+            self.catalog
+                .resolve(operation, Dialect::Postgres)
+                .map_err(Vote::No)?;
         }
         let branch = &prepare.branch;
-        let marker = prepare.one_phase.then(|| insert_marker(branch, &prepare.request_id));
+        let marker = prepare
+            .one_phase
+            .then(|| insert_marker(branch, &prepare.request_id));
         match self.begin(deadline, marker).await {
             Ok(connection) => Ok(self.branches.begin(branch, connection)),
             Err(BeginError::Failed(refusal)) => Err(Vote::No(refusal)),
-            Err(BeginError::MarkerTaken) => Err(self.vote_by_marker(branch, &prepare.request_id).await),
+            Err(BeginError::MarkerTaken) => {
+                Err(self.vote_by_marker(branch, &prepare.request_id).await)
+            }
         }
     }
 
-    async fn run_and_vote(&self, prepare: &Prepare, mut lease: Lease<PgBranch>, deadline: Instant) -> Vote {
+    async fn run_and_vote(
+        &self,
+        prepare: &Prepare,
+        mut lease: Lease<PgBranch>,
+        deadline: Instant,
+    ) -> Vote {
         if let Err(failed) = self.run_all(prepare, &mut lease, deadline).await {
             return Vote::No(self.doom(lease, failed).await);
         }
@@ -271,22 +369,33 @@ impl Inner {
         if prepare.continued {
             let insert = insert_marker(&prepare.branch, &prepare.request_id);
             let inserted = within(deadline, "marker", async {
-                Ok(sqlx::raw_sql(AssertSqlSafe(insert)).execute(lease.connection()).await)
+                Ok(sqlx::raw_sql(AssertSqlSafe(insert))
+                    .execute(lease.connection())
+                    .await)
             });
             match inserted.await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) if state(&error) == "23505" => {
                     self.doom(lease, lost("the marker is taken").into()).await;
-                    return self.vote_by_marker(&prepare.branch, &prepare.request_id).await;
+                    return self
+                        .vote_by_marker(&prepare.branch, &prepare.request_id)
+                        .await;
                 }
-                Ok(Err(error)) => return Vote::No(self.doom(lease, failure("marker", &error)).await),
+                Ok(Err(error)) => {
+                    return Vote::No(self.doom(lease, failure("marker", &error)).await);
+                }
                 Err(failed) => return Vote::No(self.doom(lease, failed).await),
             }
         }
         self.commit_in_one_phase(lease, deadline).await
     }
 
-    async fn run_all(&self, prepare: &Prepare, lease: &mut Lease<PgBranch>, deadline: Instant) -> Result<(), Failure> {
+    async fn run_all(
+        &self,
+        prepare: &Prepare,
+        lease: &mut Lease<PgBranch>,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         if prepare.continued {
             lease.limit(deadline).await?;
         }
@@ -301,10 +410,12 @@ impl Inner {
     async fn vote(&self, mut lease: Lease<PgBranch>, deadline: Instant) -> Vote {
         if !lease.wrote {
             let assigned = within(deadline, "read-only check", async {
-                sqlx::query_scalar::<_, Option<String>>("SELECT pg_current_xact_id_if_assigned()::text")
-                    .fetch_one(lease.connection())
-                    .await
-                    .map_err(|error| failure("read-only check", &error))
+                sqlx::query_scalar::<_, Option<String>>(
+                    "SELECT pg_current_xact_id_if_assigned()::text",
+                )
+                .fetch_one(lease.connection())
+                .await
+                .map_err(|error| failure("read-only check", &error))
             });
             match assigned.await {
                 Ok(Some(_)) => {}
@@ -320,25 +431,54 @@ impl Inner {
              pg_advisory_unlock_all()::text FROM pg_prepared_xacts WHERE gid = '{branch}' AND database = current_database()"
         );
         let answer = within(deadline, "prepare", async {
-            Ok(sqlx::raw_sql(AssertSqlSafe(script)).fetch_optional(lease.connection()).await)
+            Ok(sqlx::raw_sql(AssertSqlSafe(script))
+                .fetch_optional(lease.connection())
+                .await)
         });
         match answer.await {
             Ok(Ok(Some(row))) => match proof(&row) {
                 Some(proof) => {
-                    let vote = Vote::Yes { proof, marker: false };
+                    let vote = Vote::Yes {
+                        proof,
+                        marker: false,
+                    };
                     if let Some(connection) = lease.prepared(vote.clone(), false) {
                         connection.release();
                     }
                     vote
                 }
                 None => {
-                    let refusal = refusal(AbortCode::ParticipantFailure, "PostgreSQL showed a prepared branch without its number");
-                    Vote::No(self.unprepare(lease, Failure { refusal, broken: true }).await)
+                    let refusal = refusal(
+                        AbortCode::ParticipantFailure,
+                        "PostgreSQL showed a prepared branch without its number",
+                    );
+                    Vote::No(
+                        self.unprepare(
+                            lease,
+                            Failure {
+                                refusal,
+                                broken: true,
+                            },
+                        )
+                        .await,
+                    )
                 }
             },
             Ok(Ok(None)) => {
-                let refusal = refusal(AbortCode::ParticipantFailure, "PostgreSQL rolled back instead of preparing");
-                Vote::No(self.unprepare(lease, Failure { refusal, broken: true }).await)
+                let refusal = refusal(
+                    AbortCode::ParticipantFailure,
+                    "PostgreSQL rolled back instead of preparing",
+                );
+                Vote::No(
+                    self.unprepare(
+                        lease,
+                        Failure {
+                            refusal,
+                            broken: true,
+                        },
+                    )
+                    .await,
+                )
             }
             Ok(Err(error)) if state(&error) == "42710" => self.vote_as_prepared(lease).await,
             Ok(Err(error)) => Vote::No(self.unprepare(lease, failure("prepare", &error)).await),
@@ -373,7 +513,10 @@ impl Inner {
         .await;
         match found.ok().flatten().as_ref().and_then(proof) {
             Some(proof) => {
-                let vote = Vote::Yes { proof, marker: false };
+                let vote = Vote::Yes {
+                    proof,
+                    marker: false,
+                };
                 if let Some(connection) = lease.prepared(vote.clone(), false) {
                     connection.release();
                 }
@@ -381,7 +524,13 @@ impl Inner {
             }
             None => {
                 let message = format!("another transaction has the identifier {}", lease.branch());
-                Vote::No(self.doom(lease, refusal(AbortCode::ParticipantFailure, message).into()).await)
+                Vote::No(
+                    self.doom(
+                        lease,
+                        refusal(AbortCode::ParticipantFailure, message).into(),
+                    )
+                    .await,
+                )
             }
         }
     }
@@ -390,7 +539,15 @@ impl Inner {
     /// If the database is away, so is the answer: what is found prepared afterwards is in doubt, and its abort is presumed.
     async fn unprepare(&self, lease: Lease<PgBranch>, failed: Failure) -> Refusal {
         let branch = lease.branch().clone();
-        let refusal = self.doom(lease, Failure { broken: true, ..failed }).await;
+        let refusal = self
+            .doom(
+                lease,
+                Failure {
+                    broken: true,
+                    ..failed
+                },
+            )
+            .await;
         let _ = self.finish(&branch, "ROLLBACK PREPARED").await;
         refusal
     }
@@ -404,7 +561,9 @@ impl Inner {
 
     /// Rolls back a branch that a service holds just now.
     pub(super) async fn doom_in_use(&self, branch: &BranchId, pid: i32) -> Refusal {
-        let refusal = lost(format!("branch {branch} was still in use, and is rolled back"));
+        let refusal = lost(format!(
+            "branch {branch} was still in use, and is rolled back"
+        ));
         self.branches.ended(branch, Vote::No(refusal.clone()));
         self.fence(pid).await;
         refusal
@@ -414,7 +573,10 @@ impl Inner {
     pub(super) async fn undo(&self, mut branch: PgBranch, broken: bool) {
         if !broken {
             let rollback = sqlx::raw_sql("ROLLBACK").execute(branch.connection());
-            if matches!(tokio::time::timeout(CONTROL_TIMEOUT, rollback).await, Ok(Ok(_))) {
+            if matches!(
+                tokio::time::timeout(CONTROL_TIMEOUT, rollback).await,
+                Ok(Ok(_))
+            ) {
                 return branch.release();
             }
         }
@@ -445,7 +607,9 @@ impl Inner {
         });
         match ended.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(pid, %error, "could not end an abandoned PostgreSQL session"),
+            Ok(Err(error)) => {
+                tracing::warn!(pid, %error, "could not end an abandoned PostgreSQL session")
+            }
             Err(_) => tracing::warn!(pid, "an abandoned PostgreSQL session does not end"),
         }
     }
@@ -462,11 +626,14 @@ fn proof(row: &sqlx::postgres::PgRow) -> Option<String> {
 fn full_xid(low: u32, newest: u64) -> Option<u64> {
     const EPOCH: i128 = 1 << 32;
     let base = i128::from(newest) / EPOCH * EPOCH + i128::from(low);
-    let nearest = [base - EPOCH, base, base + EPOCH].into_iter().min_by_key(|xid| (xid - i128::from(newest)).abs());
+    let nearest = [base - EPOCH, base, base + EPOCH]
+        .into_iter()
+        .min_by_key(|xid| (xid - i128::from(newest)).abs());
     nearest.and_then(|xid| u64::try_from(xid).ok())
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 mod tests {
     use super::*;
 

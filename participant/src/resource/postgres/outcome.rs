@@ -12,7 +12,8 @@ use unanimity_proto::v1::AbortCode;
 use crate::{
     participant::{BranchId, InDoubt, Settled, Unavailable, Vote},
     resource::{
-        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_TABLE, MARKER_TOMBSTONE, PROVE_SECONDS, PURGE_BATCH,
+        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_TABLE, MARKER_TOMBSTONE, PROVE_SECONDS,
+        PURGE_BATCH,
         branches::{Lease, Standing, late_after_abort, late_after_commit, lost},
         identifier::{check, parse_gid},
         refusal,
@@ -55,14 +56,20 @@ impl Inner {
             Finish::Unknown => match self.status(branch, proof).await {
                 Ok(Status::Committed) => Settled::Committed,
                 Ok(Status::Aborted) => Settled::Aborted,
-                Ok(Status::InProgress) => Settled::Retry(format!("branch {branch} is being ended elsewhere")),
-                Ok(Status::Unknown(why)) => Settled::Lost(format!("branch {branch} is not prepared, and {why}")),
+                Ok(Status::InProgress) => {
+                    Settled::Retry(format!("branch {branch} is being ended elsewhere"))
+                }
+                Ok(Status::Unknown(why)) => {
+                    Settled::Lost(format!("branch {branch} is not prepared, and {why}"))
+                }
                 Err(problem) => Settled::Retry(problem),
             },
         };
         match &settled {
             Settled::Committed => self.branches.ended(branch, late_after_commit(branch)),
-            Settled::Aborted | Settled::Lost(_) => self.branches.ended(branch, late_after_abort(branch)),
+            Settled::Aborted | Settled::Lost(_) => {
+                self.branches.ended(branch, late_after_abort(branch))
+            }
             Settled::Retry(_) => {}
         }
         settled
@@ -96,7 +103,9 @@ impl Inner {
             Finish::Unknown => match self.status(branch, proof).await {
                 Ok(Status::Committed) => Settled::Committed,
                 Ok(Status::Aborted | Status::Unknown(_)) => Settled::Aborted,
-                Ok(Status::InProgress) => Settled::Retry(format!("branch {branch} is being ended elsewhere")),
+                Ok(Status::InProgress) => {
+                    Settled::Retry(format!("branch {branch} is being ended elsewhere"))
+                }
                 Err(problem) => Settled::Retry(problem),
             },
         }
@@ -105,7 +114,9 @@ impl Inner {
     /// Runs `COMMIT PREPARED` or `ROLLBACK PREPARED`; both can be sent again without harm.
     pub(super) async fn finish(&self, branch: &BranchId, command: &str) -> Finish {
         let answer = self.control(|mut connection| async {
-            let ran = sqlx::raw_sql(AssertSqlSafe(format!("{command} '{branch}'"))).execute(connection.connection()).await;
+            let ran = sqlx::raw_sql(AssertSqlSafe(format!("{command} '{branch}'")))
+                .execute(connection.connection())
+                .await;
             (connection, ran.map(drop))
         });
         let error = match answer.await {
@@ -115,7 +126,9 @@ impl Inner {
         };
         match state(&error).as_str() {
             "42704" => Finish::Unknown,
-            "55000" => Finish::Retry(format!("branch {branch} is busy: somebody else is ending it")),
+            "55000" => Finish::Retry(format!(
+                "branch {branch} is busy: somebody else is ending it"
+            )),
             "42501" => Finish::Retry(format!(
                 "branch {branch} belongs to another role: {error}; let every agent of the participant use one role"
             )),
@@ -124,7 +137,10 @@ impl Inner {
     }
 
     /// Runs statements of our own on a pooled connection, once more for each connection that the server has closed meanwhile.
-    async fn control<T, W>(&self, work: impl Fn(PgBranch) -> W) -> Result<Result<T, sqlx::Error>, String>
+    async fn control<T, W>(
+        &self,
+        work: impl Fn(PgBranch) -> W,
+    ) -> Result<Result<T, sqlx::Error>, String>
     where
         W: Future<Output = (PgBranch, Result<T, sqlx::Error>)>,
     {
@@ -174,14 +190,22 @@ impl Inner {
                 _ => Status::Unknown(format!("PostgreSQL no longer knows transaction {proof}")),
             }),
             // The id lies in the future of this database: it is another one, or was restored from before.
-            Err(error) if matches!(state(&error).as_str(), "22023" | "22P02" | "22003") => Ok(Status::Unknown(error.to_string())),
-            Err(error) => Err(format!("the outcome of branch {branch} can't be read: {error}")),
+            Err(error) if matches!(state(&error).as_str(), "22023" | "22P02" | "22003") => {
+                Ok(Status::Unknown(error.to_string()))
+            }
+            Err(error) => Err(format!(
+                "the outcome of branch {branch} can't be read: {error}"
+            )),
         }
     }
 
     /// Commits, and reads the marker back in the same message: that is the proof. Where no clear answer came the truth is found out,
     /// however long the database is away: this vote is the decision.
-    pub(super) async fn commit_in_one_phase(&self, mut lease: Lease<PgBranch>, deadline: Instant) -> Vote {
+    pub(super) async fn commit_in_one_phase(
+        &self,
+        mut lease: Lease<PgBranch>,
+        deadline: Instant,
+    ) -> Vote {
         let branch = lease.branch().clone();
         let script = format!(
             "COMMIT; SELECT outcome::text FROM {MARKER_TABLE} WHERE transaction_id = '{}' AND branch = {}",
@@ -196,13 +220,29 @@ impl Inner {
             }
             Ok(Ok(None)) => {
                 let message = "PostgreSQL rolled back instead of committing";
-                Failure { refusal: refusal(AbortCode::ParticipantFailure, message), broken: true }
+                Failure {
+                    refusal: refusal(AbortCode::ParticipantFailure, message),
+                    broken: true,
+                }
             }
-            Ok(Err(error)) => Failure { broken: true, ..failure("commit", &error) },
-            Err(_) => Failure { refusal: refusal(AbortCode::Timeout, "PostgreSQL doesn't answer to the commit"), broken: true },
+            Ok(Err(error)) => Failure {
+                broken: true,
+                ..failure("commit", &error)
+            },
+            Err(_) => Failure {
+                refusal: refusal(
+                    AbortCode::Timeout,
+                    "PostgreSQL doesn't answer to the commit",
+                ),
+                broken: true,
+            },
         };
         let refusal = self.doom(lease, failed).await;
-        let vote = if self.settle(&branch).await { Vote::Committed } else { Vote::No(refusal) };
+        let vote = if self.settle(&branch).await {
+            Vote::Committed
+        } else {
+            Vote::No(refusal)
+        };
         self.branches.ended(&branch, vote.clone());
         vote
     }
@@ -251,8 +291,11 @@ impl Inner {
         let answer = self.control(|mut connection| {
             let script = AssertSqlSafe(script.clone());
             async {
-                let row = sqlx::raw_sql(script).fetch_optional(connection.connection()).await;
-                let read = row.and_then(|row| row.map(|row| row.try_get::<String, _>(0)).transpose());
+                let row = sqlx::raw_sql(script)
+                    .fetch_optional(connection.connection())
+                    .await;
+                let read =
+                    row.and_then(|row| row.map(|row| row.try_get::<String, _>(0)).transpose());
                 (connection, read)
             }
         });
@@ -281,20 +324,33 @@ impl Inner {
                 .fetch_optional(connection.connection())
                 .await;
             let read = row.and_then(|row| {
-                row.map(|row| Ok((row.try_get::<String, _>(0)?, row.try_get::<i32, _>(1)?, row.try_get::<i32, _>(2)?))).transpose()
+                row.map(|row| {
+                    Ok((
+                        row.try_get::<String, _>(0)?,
+                        row.try_get::<i32, _>(1)?,
+                        row.try_get::<i32, _>(2)?,
+                    ))
+                })
+                .transpose()
             });
             (connection, read)
         });
         let vote = match answer.await {
             Ok(Ok(Some((transaction, number, outcome)))) => {
-                let own = transaction == branch.transaction && u32::try_from(number) == Ok(branch.number);
+                let own =
+                    transaction == branch.transaction && u32::try_from(number) == Ok(branch.number);
                 match (own, outcome) {
                     (true, MARKER_COMMITTED) => Vote::Committed,
-                    (true, _) => Vote::No(lost(format!("branch {branch} was settled before: it did not commit"))),
+                    (true, _) => Vote::No(lost(format!(
+                        "branch {branch} was settled before: it did not commit"
+                    ))),
                     (false, _) => Vote::Duplicate { transaction },
                 }
             }
-            Ok(Ok(None)) => Vote::No(refusal(AbortCode::Conflict, "a transaction with the same request id was just undone")),
+            Ok(Ok(None)) => Vote::No(refusal(
+                AbortCode::Conflict,
+                "a transaction with the same request id was just undone",
+            )),
             Ok(Err(error)) => Vote::No(failure("marker", &error).refusal),
             Err(problem) => Vote::No(refusal(AbortCode::ParticipantUnavailable, problem)),
         };
@@ -309,8 +365,17 @@ impl Inner {
             let gids = sqlx::query_scalar::<_, String>(query).fetch_all(connection.connection()).await;
             (connection, gids)
         });
-        let gids = answer.await.map_err(Unavailable)?.map_err(|error| Unavailable(error.to_string()))?;
-        Ok(gids.into_iter().map(|gid| InDoubt { branch: parse_gid(&gid), identifier: gid }).collect())
+        let gids = answer
+            .await
+            .map_err(Unavailable)?
+            .map_err(|error| Unavailable(error.to_string()))?;
+        Ok(gids
+            .into_iter()
+            .map(|gid| InDoubt {
+                branch: parse_gid(&gid),
+                identifier: gid,
+            })
+            .collect())
     }
 
     /// See [`super::PostgresResource::purge`].
@@ -327,7 +392,10 @@ impl Inner {
                     .await;
                 (connection, ran)
             });
-            let done = answer.await.map_err(Unavailable)?.map_err(|error| Unavailable(error.to_string()))?;
+            let done = answer
+                .await
+                .map_err(Unavailable)?
+                .map_err(|error| Unavailable(error.to_string()))?;
             purged += done.rows_affected();
             if done.rows_affected() < PURGE_BATCH {
                 return Ok(purged);

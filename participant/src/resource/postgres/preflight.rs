@@ -25,14 +25,23 @@ pub(super) struct Found {
 pub(super) fn parse(options: &ResourceOptions) -> Result<PgConnectOptions, PreflightError> {
     let parsed: PgConnectOptions = options.url.parse().map_err(|_| {
         // The driver's own words may quote the URL, and with it a password.
-        PreflightError::refused("the database's URL can't be read", "write it as postgres://user:password@host:port/database")
+        PreflightError::refused(
+            "the database's URL can't be read",
+            "write it as postgres://user:password@host:port/database",
+        )
     })?;
-    Ok(parsed.application_name(&application_name(&options.participant)).disable_statement_logging())
+    Ok(parsed
+        .application_name(&application_name(&options.participant))
+        .disable_statement_logging())
 }
 
 /// How our sessions are called; PostgreSQL cuts names at 63 bytes.
 pub(super) fn application_name(participant: &str) -> String {
-    format!("unanimity-{participant}").chars().filter(|c| c.is_ascii_graphic() && *c != '\'').take(63).collect()
+    format!("unanimity-{participant}")
+        .chars()
+        .filter(|c| c.is_ascii_graphic() && *c != '\'')
+        .take(63)
+        .collect()
 }
 
 /// What each pooled connection sets once: durable commits, and backends that notice a client that is gone.
@@ -48,9 +57,14 @@ pub(super) async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Er
 }
 
 /// Checks the server, and sees to it that the marker table is there.
-pub(super) async fn check(options: &PgConnectOptions, connections: u32) -> Result<Found, PreflightError> {
+pub(super) async fn check(
+    options: &PgConnectOptions,
+    connections: u32,
+) -> Result<Found, PreflightError> {
     let opened = tokio::time::timeout(Duration::from_secs(10), options.connect()).await;
-    let mut connection = opened.map_err(|_| PreflightError::Unavailable("PostgreSQL doesn't answer".into()))?.map_err(connect_error)?;
+    let mut connection = opened
+        .map_err(|_| PreflightError::Unavailable("PostgreSQL doesn't answer".into()))?
+        .map_err(connect_error)?;
     let found = inspect(&mut connection, connections).await?;
     marker_table(&mut connection).await?;
     let _ = connection.close().await;
@@ -60,11 +74,18 @@ pub(super) async fn check(options: &PgConnectOptions, connections: u32) -> Resul
 fn connect_error(error: sqlx::Error) -> PreflightError {
     let state = values::state(&error);
     match state.get(..2) {
-        Some("28") => PreflightError::refused(format!("PostgreSQL refuses the login: {error}"), "check user, password and pg_hba.conf"),
-        Some("3D") => PreflightError::refused(format!("PostgreSQL: {error}"), "create the database, or correct the URL"),
-        _ if matches!(error, sqlx::Error::Configuration(_)) => {
-            PreflightError::refused(format!("PostgreSQL: {error}"), "correct the URL's parameters")
-        }
+        Some("28") => PreflightError::refused(
+            format!("PostgreSQL refuses the login: {error}"),
+            "check user, password and pg_hba.conf",
+        ),
+        Some("3D") => PreflightError::refused(
+            format!("PostgreSQL: {error}"),
+            "create the database, or correct the URL",
+        ),
+        _ if matches!(error, sqlx::Error::Configuration(_)) => PreflightError::refused(
+            format!("PostgreSQL: {error}"),
+            "correct the URL's parameters",
+        ),
         _ => PreflightError::Unavailable(format!("PostgreSQL can't be reached: {error}")),
     }
 }
@@ -87,24 +108,41 @@ async fn inspect(connection: &mut PgConnection, connections: u32) -> Result<Foun
     let get = |error: sqlx::Error| query_error(error);
     let slots: i32 = row.try_get("slots").map_err(get)?;
     if row.try_get::<i32, _>("version").map_err(get)? < VERSION_MIN {
-        return Err(PreflightError::refused("this PostgreSQL is older than 13", "upgrade it: only newer ones can prove what became of a branch"));
+        return Err(PreflightError::refused(
+            "this PostgreSQL is older than 13",
+            "upgrade it: only newer ones can prove what became of a branch",
+        ));
     }
     if row.try_get("standby").map_err(get)? {
-        return Err(PreflightError::refused("this PostgreSQL is a standby", "connect to the primary"));
+        return Err(PreflightError::refused(
+            "this PostgreSQL is a standby",
+            "connect to the primary",
+        ));
     }
     if row.try_get::<String, _>("fsync").map_err(get)? == "off" {
-        return Err(PreflightError::refused("this PostgreSQL runs with fsync=off and forgets its promises in a crash", "set fsync = on in postgresql.conf and reload"));
+        return Err(PreflightError::refused(
+            "this PostgreSQL runs with fsync=off and forgets its promises in a crash",
+            "set fsync = on in postgresql.conf and reload",
+        ));
     }
     if slots == 0 {
         let remedy = format!(
             "set max_prepared_transactions = {} in postgresql.conf and restart PostgreSQL (a standby needs at least as many)",
             connections.max(32) * 2
         );
-        return Err(PreflightError::refused("this PostgreSQL takes no prepared transactions: max_prepared_transactions is 0", remedy));
+        return Err(PreflightError::refused(
+            "this PostgreSQL takes no prepared transactions: max_prepared_transactions is 0",
+            remedy,
+        ));
     }
     let part = |name: &str| row.try_get::<String, _>(name).map_err(query_error);
     Ok(Found {
-        identity: format!("postgresql:{}/{}/{}", part("system")?, part("database")?, part("name")?),
+        identity: format!(
+            "postgresql:{}/{}/{}",
+            part("system")?,
+            part("database")?,
+            part("name")?
+        ),
         capacity: connections.min(u32::try_from(slots).unwrap_or(u32::MAX)),
     })
 }
@@ -115,8 +153,13 @@ async fn marker_table(connection: &mut PgConnection) -> Result<(), PreflightErro
     let mut problem = String::new();
     if !marker_table_fits(connection).await {
         let create = MARKER_DEFINITION.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
-        let script = format!("{create}; CREATE INDEX IF NOT EXISTS {MARKER_TABLE}_created_at ON {MARKER_TABLE} (created_at)");
-        if let Err(error) = sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(&mut *connection).await {
+        let script = format!(
+            "{create}; CREATE INDEX IF NOT EXISTS {MARKER_TABLE}_created_at ON {MARKER_TABLE} (created_at)"
+        );
+        if let Err(error) = sqlx::raw_sql(sqlx::AssertSqlSafe(script))
+            .execute(&mut *connection)
+            .await
+        {
             problem = format!(": {error}");
         }
     }
@@ -124,13 +167,19 @@ async fn marker_table(connection: &mut PgConnection) -> Result<(), PreflightErro
         return Ok(());
     }
     Err(PreflightError::refused(
-        format!("the table {MARKER_TABLE} is missing, differs, or is not ours to read and write{problem}"),
-        format!("have its owner run: {MARKER_DEFINITION}; and grant SELECT, INSERT, DELETE on it to the agent's role"),
+        format!(
+            "the table {MARKER_TABLE} is missing, differs, or is not ours to read and write{problem}"
+        ),
+        format!(
+            "have its owner run: {MARKER_DEFINITION}; and grant SELECT, INSERT, DELETE on it to the agent's role"
+        ),
     ))
 }
 
 async fn marker_table_fits(connection: &mut PgConnection) -> bool {
-    let columns = sqlx::raw_sql("SELECT transaction_id, branch, request_id, outcome, created_at FROM unanimity_marker LIMIT 0");
+    let columns = sqlx::raw_sql(
+        "SELECT transaction_id, branch, request_id, outcome, created_at FROM unanimity_marker LIMIT 0",
+    );
     if columns.execute(&mut *connection).await.is_err() {
         return false;
     }
@@ -141,5 +190,9 @@ async fn marker_table_fits(connection: &mut PgConnection) -> bool {
               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
               WHERE i.indrelid = 'unanimity_marker'::regclass AND i.indisunique AND i.indpred IS NULL GROUP BY i.indexrelid) keys \
               WHERE columns IN (ARRAY['branch', 'transaction_id'], ARRAY['request_id']))";
-    sqlx::query_scalar(rest).persistent(false).fetch_one(connection).await.unwrap_or(false)
+    sqlx::query_scalar(rest)
+        .persistent(false)
+        .fetch_one(connection)
+        .await
+        .unwrap_or(false)
 }

@@ -1,12 +1,12 @@
 //! Values to and from PostgreSQL, and what its errors mean.
 
+use sqlx::Arguments;
 use sqlx::{
     Column, Encode, Postgres, Row, Type, TypeInfo, ValueRef,
     encode::IsNull,
     error::BoxDynError,
     postgres::{PgArgumentBuffer, PgArguments, PgRow, PgTypeInfo, PgTypeKind, types::Oid},
 };
-use sqlx::Arguments;
 use unanimity_proto::v1::{self, AbortCode, value::Kind};
 
 use crate::{
@@ -46,13 +46,21 @@ pub(super) fn bind(statement: &Statement) -> Result<PgArguments, Failure> {
             Argument::Text(value) => bound.add(value.as_str()),
             Argument::Bytes(value) => bound.add(value.as_slice()),
         }
-        .map_err(|error| refusal(AbortCode::InvalidOperation, format!("operation {}: {error}", statement.label)))?;
+        .map_err(|error| {
+            refusal(
+                AbortCode::InvalidOperation,
+                format!("operation {}: {error}", statement.label),
+            )
+        })?;
     }
     Ok(bound)
 }
 
 pub(super) fn columns(row: &PgRow) -> Vec<String> {
-    row.columns().iter().map(|column| column.name().to_owned()).collect()
+    row.columns()
+        .iter()
+        .map(|column| column.name().to_owned())
+        .collect()
 }
 
 /// The row's values; a type with no counterpart among ours is refused by its column's name.
@@ -83,19 +91,27 @@ fn read_value(row: &PgRow, index: usize) -> Result<v1::Value, String> {
         ("OID", _) => fixed(bytes).map(|b| Kind::Integer(u32::from_be_bytes(b).into())),
         ("FLOAT4", _) => fixed(bytes).map(|b| Kind::Float(f32::from_be_bytes(b).into())),
         ("FLOAT8", _) => fixed(bytes).map(|b| Kind::Float(f64::from_be_bytes(b))),
-        ("BYTEA", _) => Some(Kind::Bytes(bytes.to_vec().into())),
+        ("BYTEA", _) => Some(Kind::Bytes(bytes.to_vec())),
         ("NUMERIC", _) => numeric(bytes).map(Kind::Text),
         ("DATE", _) => fixed(bytes).map(|b| Kind::Text(date(i32::from_be_bytes(b).into()))),
         ("TIME", _) => fixed(bytes).map(|b| Kind::Text(time(i64::from_be_bytes(b)))),
         ("TIMESTAMP", _) => fixed(bytes).map(|b| Kind::Text(timestamp(i64::from_be_bytes(b), ""))),
-        ("TIMESTAMPTZ", _) => fixed(bytes).map(|b| Kind::Text(timestamp(i64::from_be_bytes(b), "+00"))),
+        ("TIMESTAMPTZ", _) => {
+            fixed(bytes).map(|b| Kind::Text(timestamp(i64::from_be_bytes(b), "+00")))
+        }
         ("UUID", _) => fixed(bytes).map(|b| Kind::Text(uuid::Uuid::from_bytes(b).to_string())),
         ("JSONB", _) => bytes.strip_prefix(&[1]).and_then(text),
         ("VOID", _) => Some(Kind::Null(true)),
-        ("TEXT" | "VARCHAR" | "CHAR" | "NAME" | "JSON" | "\"CHAR\"" | "UNKNOWN", _) | (_, PgTypeKind::Enum(_)) => text(bytes),
+        ("TEXT" | "VARCHAR" | "CHAR" | "NAME" | "JSON" | "\"CHAR\"" | "UNKNOWN", _)
+        | (_, PgTypeKind::Enum(_)) => text(bytes),
         _ => None,
     };
-    value.map(kind).ok_or_else(|| format!("type {} has no counterpart here; cast it to text", info.name()))
+    value.map(kind).ok_or_else(|| {
+        format!(
+            "type {} has no counterpart here; cast it to text",
+            info.name()
+        )
+    })
 }
 
 fn fixed<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
@@ -103,13 +119,20 @@ fn fixed<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
 }
 
 fn text(bytes: &[u8]) -> Option<Kind> {
-    std::str::from_utf8(bytes).ok().map(|text| Kind::Text(text.to_owned()))
+    std::str::from_utf8(bytes)
+        .ok()
+        .map(|text| Kind::Text(text.to_owned()))
 }
 
 /// A numeric's binary form: digits to base 10 000, their count, the weight of the first, sign, and decimal places to show.
 fn numeric(bytes: &[u8]) -> Option<String> {
-    let words: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
-    let [count, weight, sign, scale, ref digits @ ..] = words[..] else { return None };
+    let words: Vec<u16> = bytes
+        .chunks_exact(2)
+        .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+        .collect();
+    let [count, weight, sign, scale, ref digits @ ..] = words[..] else {
+        return None;
+    };
     match sign {
         0xC000 => return Some("NaN".into()),
         0xD000 => return Some("Infinity".into()),
@@ -120,8 +143,18 @@ fn numeric(bytes: &[u8]) -> Option<String> {
         return None;
     }
     let weight = i32::from(weight.cast_signed());
-    let digit = |position: i32| usize::try_from(position).ok().and_then(|at| digits.get(at)).copied().unwrap_or(0);
-    let mut shown = if sign == 0x4000 { String::from("-") } else { String::new() };
+    let digit = |position: i32| {
+        usize::try_from(position)
+            .ok()
+            .and_then(|at| digits.get(at))
+            .copied()
+            .unwrap_or(0)
+    };
+    let mut shown = if sign == 0x4000 {
+        String::from("-")
+    } else {
+        String::new()
+    };
     if weight < 0 {
         shown.push('0');
     } else {
@@ -130,7 +163,9 @@ fn numeric(bytes: &[u8]) -> Option<String> {
     }
     if scale > 0 {
         let groups = i32::from(scale.div_ceil(4));
-        let fraction: String = (1..=groups).map(|place| format!("{:04}", digit(weight + place))).collect();
+        let fraction: String = (1..=groups)
+            .map(|place| format!("{:04}", digit(weight + place)))
+            .collect();
         shown.push('.');
         shown += &fraction[..usize::from(scale)];
     }
@@ -148,19 +183,39 @@ fn date(days: i64) -> String {
     let z = days + 730_425;
     let era = z.div_euclid(146_097);
     let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    if year > 0 { format!("{year:04}-{month:02}-{day:02}") } else { format!("{:04}-{month:02}-{day:02} BC", 1 - year) }
+    if year > 0 {
+        format!("{year:04}-{month:02}-{day:02}")
+    } else {
+        format!("{:04}-{month:02}-{day:02} BC", 1 - year)
+    }
 }
 
 fn time(micros: i64) -> String {
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    let clock = format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    if fraction == 0 { clock } else { format!("{clock}.{fraction:06}").trim_end_matches('0').to_owned() }
+    let clock = format!(
+        "{:02}:{:02}:{:02}",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60
+    );
+    if fraction == 0 {
+        clock
+    } else {
+        format!("{clock}.{fraction:06}")
+            .trim_end_matches('0')
+            .to_owned()
+    }
 }
 
 fn timestamp(micros: i64, zone: &str) -> String {
@@ -181,13 +236,20 @@ fn timestamp(micros: i64, zone: &str) -> String {
 
 /// The SQLSTATE of a database's answer; empty where the error is none.
 pub(super) fn state(error: &sqlx::Error) -> String {
-    error.as_database_error().and_then(|answer| answer.code()).map(Into::into).unwrap_or_default()
+    error
+        .as_database_error()
+        .and_then(|answer| answer.code())
+        .map(Into::into)
+        .unwrap_or_default()
 }
 
 /// The session is gone: the connection broke, or the server ended it.
 pub(super) fn is_dead(error: &sqlx::Error) -> bool {
     let state = state(error);
-    is_broken(error) || state.starts_with("57P") || (state.starts_with("08") && state != "08P01") || state == "25P03"
+    is_broken(error)
+        || state.starts_with("57P")
+        || (state.starts_with("08") && state != "08P01")
+        || state == "25P03"
 }
 
 /// What an error in a branch comes to.
@@ -195,7 +257,10 @@ pub(super) fn failure(what: &str, error: &sqlx::Error) -> Failure {
     let state = state(error);
     // A cached statement that no longer fits its tables stays in the driver's cache: the connection must go.
     let stale = state == "0A000" || state == "26000";
-    Failure { refusal: refusal(code(error, &state), format!("{what}: {error}")), broken: stale || is_dead(error) }
+    Failure {
+        refusal: refusal(code(error, &state), format!("{what}: {error}")),
+        broken: stale || is_dead(error),
+    }
 }
 
 fn code(error: &sqlx::Error, state: &str) -> AbortCode {
@@ -204,7 +269,9 @@ fn code(error: &sqlx::Error, state: &str) -> AbortCode {
     }
     match (state, state.get(..2).unwrap_or_default()) {
         ("55P03" | "57014" | "25P03" | "25P04", _) => AbortCode::Timeout,
-        ("08P01" | "22P02" | "22P03" | "22021" | "0A000" | "2D000", _) => AbortCode::InvalidOperation,
+        ("08P01" | "22P02" | "22P03" | "22021" | "0A000" | "2D000", _) => {
+            AbortCode::InvalidOperation
+        }
         ("42501", _) => AbortCode::ParticipantFailure,
         (_, "40") => AbortCode::Conflict,
         (_, "22" | "23" | "44" | "P0" | "21" | "09") => AbortCode::Refused,
@@ -216,12 +283,18 @@ fn code(error: &sqlx::Error, state: &str) -> AbortCode {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 mod tests {
     use super::*;
 
     #[test]
     fn numerics_read_as_postgresql_writes_them() {
-        let encode = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+        let encode = |words: &[u16]| {
+            words
+                .iter()
+                .flat_map(|word| word.to_be_bytes())
+                .collect::<Vec<u8>>()
+        };
         let cases = [
             (vec![0, 0, 0, 0], "0"),
             (vec![0, 0, 0, 2], "0.00"),
@@ -232,7 +305,11 @@ mod tests {
             (vec![0, 0, 0xC000, 0], "NaN"),
         ];
         for (words, expected) in cases {
-            assert_eq!(numeric(&encode(&words)).as_deref(), Some(expected), "{words:?}");
+            assert_eq!(
+                numeric(&encode(&words)).as_deref(),
+                Some(expected),
+                "{words:?}"
+            );
         }
     }
 

@@ -1,16 +1,9 @@
 //! An open branch on SQLite: begin, run, prepare, and the end of a branch that failed.
 
-use std::{
-    fs::File,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Either, Executor, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{AssertSqlSafe, Either, Executor, SqlSafeStr, SqliteConnection, Statement as _};
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 use unanimity_proto::v1::{self, AbortCode};
 
@@ -18,8 +11,9 @@ use crate::{
     operation::{Dialect, Statement, counts_changes},
     participant::{BranchId, Prepare, Refusal, Vote},
     resource::{
-        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_PROOF, MARKER_TABLE, Ran,
+        Failure, MARKER_COMMITTED, MARKER_PROOF, Ran,
         branches::{BranchConnection, Lease, Standing, lost},
+        deadline_after,
         identifier::check,
         milliseconds, push_row, refusal, within,
     },
@@ -27,313 +21,212 @@ use crate::{
 
 use super::{
     Inner,
-    changeset::{Recorder, ReplayError, replay},
-    journal::{Journal, Record},
-    values::{bind, columns, failure, is_taken, read},
+    changeset::{self, Direction, Session},
+    journal::Record,
+    values::{bind, columns, failure, is_constraint, read},
+    writer::{Limit, Writer},
 };
 
-/// How many of SQLite's steps go between two looks at the clock.
-const STEPS_BETWEEN_CHECKS: i32 = 1_000;
-
-/// What the hooks inside the writing connection ask.
-struct Control {
-    began: std::time::Instant,
-    tickets: AtomicU64,
-    /// The ticket of the branch on the connection; nought where there is none.
-    current: AtomicU64,
-    /// The ticket of the branch that must not go on.
-    stopped: AtomicU64,
-    /// When the current branch's time is over, in milliseconds from the beginning.
-    deadline: AtomicU64,
-    /// The agent itself is writing or committing. Anybody else's COMMIT becomes a ROLLBACK.
-    may_commit: AtomicBool,
-    /// The transaction was rolled back under the agent's feet.
-    rolled_back: AtomicBool,
-}
-
-impl Control {
-    fn may_go_on(&self) -> bool {
-        let current = self.current.load(SeqCst);
-        current == 0
-            || (self.stopped.load(SeqCst) != current && self.began.elapsed().as_millis() < u128::from(self.deadline.load(SeqCst)))
-    }
-
-    fn limit(&self, deadline: Instant) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.deadline.store(u64::try_from((self.began.elapsed() + left).as_millis()).unwrap_or(u64::MAX), SeqCst);
-    }
-}
-
-/// Stops the work on a branch from elsewhere.
-#[derive(Clone)]
-pub(super) struct Stop {
-    control: Arc<Control>,
-    ticket: u64,
-}
-
-impl Stop {
-    pub(super) fn stop(&self) {
-        self.control.stopped.store(self.ticket, SeqCst);
-    }
-}
-
-/// The only writing connection, opened where it is needed.
-pub(super) struct Writer {
-    connection: Option<SqliteConnection>,
-    options: SqliteConnectOptions,
-    control: Arc<Control>,
-    /// The schema that the connection's guards against NULL in keys were made for.
-    guarded: Option<i64>,
-    pub(super) journal: Arc<Journal>,
-    /// Unlocked when everything else is gone.
-    _lock: File,
-}
-
-impl Writer {
-    pub(super) fn new(options: SqliteConnectOptions, journal: Arc<Journal>, lock: File) -> Self {
-        let control = Control {
-            began: std::time::Instant::now(),
-            tickets: AtomicU64::new(0),
-            current: AtomicU64::new(0),
-            stopped: AtomicU64::new(0),
-            deadline: AtomicU64::new(u64::MAX),
-            may_commit: AtomicBool::new(false),
-            rolled_back: AtomicBool::new(false),
-        };
-        Self { connection: None, options, control: Arc::new(control), guarded: None, journal, _lock: lock }
-    }
-
-    pub(super) async fn connect(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
-        if self.connection.is_none() {
-            let mut opened = self.options.connect().await?;
-            let mut handle = opened.lock_handle().await?;
-            let (progress, commit, rollback) = (Arc::clone(&self.control), Arc::clone(&self.control), Arc::clone(&self.control));
-            handle.set_progress_handler(STEPS_BETWEEN_CHECKS, move || progress.may_go_on());
-            handle.set_commit_hook(move || commit.may_commit.load(SeqCst));
-            handle.set_rollback_hook(move || rollback.rolled_back.store(true, SeqCst));
-            drop(handle);
-            self.guarded = None;
-            self.connection = Some(opened);
-        }
-        self.connection.as_mut().ok_or(sqlx::Error::WorkerCrashed)
-    }
-
-    pub(super) fn is_connected(&self) -> bool {
-        self.connection.is_some()
-    }
-
-    /// Closes the connection, and with it rolls back whatever was open.
-    pub(super) async fn close(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            let _ = tokio::time::timeout(CONTROL_TIMEOUT, connection.close()).await;
-        }
-    }
-
-    /// The connection, for a transaction of the agent's own.
-    pub(super) async fn begin_own(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
-        self.control.current.store(0, SeqCst);
-        self.control.may_commit.store(true, SeqCst);
-        self.connect().await
-    }
-
-    pub(super) fn end_own(&self) {
-        self.control.may_commit.store(false, SeqCst);
-    }
-
-    /// Begins a transaction that holds the right to write, and a savepoint for what a branch does. Answers the schema's version.
-    pub(super) async fn begin(&mut self, limit: Duration) -> Result<i64, sqlx::Error> {
-        let script = format!(
-            "PRAGMA busy_timeout = {}; BEGIN IMMEDIATE; SAVEPOINT unanimity; PRAGMA main.schema_version",
-            milliseconds(limit)
-        );
-        let control = Arc::clone(&self.control);
-        loop {
-            let guarded = self.guarded;
-            let connection = self.connect().await?;
-            let rows = sqlx::raw_sql(AssertSqlSafe(script.clone())).fetch_all(&mut *connection).await?;
-            let schema: i64 = rows.last().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
-            if guarded == Some(schema) {
-                control.rolled_back.store(false, SeqCst);
-                return Ok(schema);
-            }
-            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
-            control.may_commit.store(true, SeqCst);
-            let made = guard_keys(connection).await;
-            control.may_commit.store(false, SeqCst);
-            made?;
-            self.guarded = Some(schema);
-        }
-    }
-
-    /// Commits. Whoever calls this has made sure that it may.
-    pub(super) async fn commit(&mut self) -> Result<(), sqlx::Error> {
-        let connection = self.begin_own().await?;
-        let committed = sqlx::raw_sql("COMMIT").execute(connection).await;
-        self.end_own();
-        committed.map(drop)
-    }
-
-    /// Rolls back; a connection that refuses to is closed.
-    pub(super) async fn rollback(&mut self) {
-        self.control.current.store(0, SeqCst);
-        let Some(connection) = self.connection.as_mut() else { return };
-        let rollback = sqlx::raw_sql("ROLLBACK").execute(connection);
-        if !matches!(tokio::time::timeout(CONTROL_TIMEOUT, rollback).await, Ok(Ok(_))) {
-            self.close().await;
-        }
-    }
-}
-
-/// The session extension passes over rows whose primary key holds NULL, which SQLite allows in most tables: it would lose them in a crash.
-/// Triggers of this connection alone refuse to touch such rows.
-async fn guard_keys(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    let old: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND name LIKE 'unanimity\\_null\\_%' ESCAPE '\\'")
-            .persistent(false)
-            .fetch_all(&mut *connection)
-            .await?;
-    let keys = sqlx::query(
-        "SELECT t.name, k.name FROM main.sqlite_schema t, pragma_table_info(t.name, 'main') k \
-         WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND t.sql NOT LIKE 'CREATE VIRTUAL%' \
-         AND k.pk > 0 AND NOT k.\"notnull\" ORDER BY t.name, k.pk",
-    )
-    .persistent(false)
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut tables: Vec<(String, Vec<String>)> = Vec::new();
-    for row in keys {
-        let (table, column): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        match tables.last_mut() {
-            Some((last, columns)) if *last == table => columns.push(column),
-            _ => tables.push((table, vec![column])),
-        }
-    }
-    let mut script: String = old.iter().map(|name| format!("DROP TRIGGER temp.{}; ", quoted(name))).collect();
-    for (index, (table, columns)) in tables.iter().enumerate() {
-        let null = |row: &str| columns.iter().map(|column| format!("{row}.{} IS NULL", quoted(column))).collect::<Vec<_>>().join(" OR ");
-        let (old, new) = (null("OLD"), null("NEW"));
-        for (event, condition) in [("INSERT", new.clone()), ("DELETE", old.clone()), ("UPDATE", format!("{old} OR {new}"))] {
-            script += &format!(
-                "CREATE TEMP TRIGGER unanimity_null_{index}_{event} AFTER {event} ON main.{} WHEN {condition} \
-                 BEGIN SELECT RAISE(ABORT, 'a row whose primary key holds NULL can''t be part of a branch'); END; ",
-                quoted(table)
-            );
-        }
-    }
-    sqlx::raw_sql(AssertSqlSafe(script)).execute(connection).await.map(drop)
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// The writer inside a transaction. Dropped without [`Self::undo`] or [`Self::release`] it is rolled back behind the caller's back.
-pub(super) struct SqliteBranch {
+/// The writer, inside a transaction. Dropped without [`Self::release`], the transaction is rolled back in a task of its own, which keeps the
+/// writer until that is done.
+pub(super) struct LiteBranch {
     writer: Option<OwnedMutexGuard<Writer>>,
-    recorder: Option<Recorder>,
-    schema: i64,
-    stop: Stop,
-    /// The branch was prepared before a crash, and its changes don't fit any more: what is in the way. No transaction is open.
-    pub(super) conflict: Option<String>,
+    session: Option<Session>,
+    limit: Limit,
+    /// The connection's count of changed rows when the branch began.
+    changes_before: i64,
+    /// What a vote of yes has promised.
+    promise: Option<Promise>,
 }
 
-impl BranchConnection for SqliteBranch {
-    type Interrupt = Stop;
+/// What was voted on, and how it stands.
+pub(super) struct Promise {
+    pub(super) record: Record,
+    pub(super) state: PromiseState,
+}
 
-    fn interrupt(&self) -> Stop {
-        self.stop.clone()
+/// How a promise stands. As long as there is one, nobody else gets the writer.
+pub(super) enum PromiseState {
+    /// The changes are made, and wait for COMMIT.
+    Kept,
+    /// The transaction is gone, by a crash or a COMMIT that failed; the changes are to be made again.
+    Owed,
+    /// They can't be made again: why.
+    Unfit(String),
+}
+
+impl BranchConnection for LiteBranch {
+    type Interrupt = Limit;
+
+    fn interrupt(&self) -> Limit {
+        self.limit.clone()
     }
 }
 
-impl Drop for SqliteBranch {
+impl Drop for LiteBranch {
     fn drop(&mut self) {
-        let Some(mut writer) = self.writer.take() else { return };
-        let recorder = self.recorder.take();
-        self.stop.stop();
+        let (Some(mut writer), session) = (self.writer.take(), self.session.take()) else {
+            return;
+        };
+        self.limit.interrupt();
+        let limit = self.limit.clone();
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
-                runtime.spawn(undo(writer, recorder));
+                runtime.spawn(async move { end(&mut writer, session, &limit, "ROLLBACK").await });
             }
-            // The driver closes it in its own time; the next to begin waits for that.
-            Err(_) => writer.connection = None,
+            Err(_) => {
+                limit.lift();
+                writer.close();
+            }
         }
     }
 }
 
-async fn undo(mut writer: OwnedMutexGuard<Writer>, recorder: Option<Recorder>) {
-    if let Some(connection) = writer.connection.as_mut() {
-        match recorder {
-            Some(recorder) => recorder.stop(connection).await,
-            // A statement that was given up may be running still: it has been told to stop, and holds the lock until it does.
-            None => drop(connection.lock_handle().await),
+/// Ends the recording, then the transaction. Where that fails, the connection is closed, and SQLite rolls back.
+async fn end(
+    writer: &mut Writer,
+    session: Option<Session>,
+    limit: &Limit,
+    command: &'static str,
+) -> Result<(), sqlx::Error> {
+    let ended = async {
+        let Some(connection) = writer.opened() else {
+            return if command == "ROLLBACK" {
+                Ok(())
+            } else {
+                Err(sqlx::Error::WorkerCrashed)
+            };
+        };
+        // The lock waits for a statement that nobody waits for any more, which the limit interrupts; from here on nothing is.
+        let mut handle = connection.lock_handle().await?;
+        limit.lift();
+        if let Some(session) = session {
+            session.end(&mut handle);
         }
+        if command == "ROLLBACK" && !changeset::in_transaction(&mut handle) {
+            return Ok(());
+        }
+        drop(handle);
+        sqlx::raw_sql(command).execute(connection).await.map(drop)
+    };
+    let ended = ended.await;
+    limit.lift();
+    if ended.is_err() {
+        writer.close();
     }
-    writer.rollback().await;
+    ended
 }
 
-impl SqliteBranch {
-    pub(super) fn new(writer: OwnedMutexGuard<Writer>) -> Self {
-        let control = Arc::clone(&writer.control);
-        let ticket = control.tickets.fetch_add(1, SeqCst) + 1;
-        control.deadline.store(u64::MAX, SeqCst);
-        control.may_commit.store(false, SeqCst);
-        control.current.store(ticket, SeqCst);
-        Self { writer: Some(writer), recorder: None, schema: 0, stop: Stop { control, ticket }, conflict: None }
+impl LiteBranch {
+    pub(super) fn new(writer: OwnedMutexGuard<Writer>, limit: Limit) -> Self {
+        Self {
+            writer: Some(writer),
+            session: None,
+            limit,
+            changes_before: 0,
+            promise: None,
+        }
+    }
+
+    pub(super) fn promising(
+        writer: OwnedMutexGuard<Writer>,
+        limit: Limit,
+        promise: Promise,
+    ) -> Self {
+        let mut branch = Self::new(writer, limit);
+        branch.promise = Some(promise);
+        branch
     }
 
     pub(super) fn writer(&mut self) -> &mut Writer {
-        self.writer.as_mut().expect("only undo and release take the writer, and they consume the branch")
+        self.writer
+            .as_mut()
+            .expect("only what ends the branch takes the writer, and it consumes the branch")
     }
 
     pub(super) fn connection(&mut self) -> &mut SqliteConnection {
-        self.writer().connection.as_mut().expect("an open branch has a connection: it begins with one, and only its end closes it")
+        self.writer().connection()
     }
 
-    pub(super) fn without_limit(&self) {
-        self.stop.control.deadline.store(u64::MAX, SeqCst);
+    /// Commits. The writer comes back with the answer: after an error the connection is closed, and before anybody else gets it, what became
+    /// of the branch is to be found out.
+    pub(super) async fn commit(mut self) -> (OwnedMutexGuard<Writer>, Result<(), sqlx::Error>) {
+        let mut writer = self.take_writer();
+        let committed = end(&mut writer, self.session.take(), &self.limit, "COMMIT").await;
+        (writer, committed)
     }
 
-    /// Rolls back.
-    pub(super) async fn undo(mut self) {
-        if let Some(writer) = self.writer.take() {
-            undo(writer, self.recorder.take()).await;
+    /// What was promised.
+    pub(super) fn take_promise(&mut self) -> Option<Promise> {
+        self.promise.take()
+    }
+
+    /// The writer, where no transaction is open on it.
+    pub(super) fn into_writer(mut self) -> OwnedMutexGuard<Writer> {
+        self.take_writer()
+    }
+
+    fn take_writer(&mut self) -> OwnedMutexGuard<Writer> {
+        self.writer
+            .take()
+            .expect("only what ends the branch takes the writer, and it consumes the branch")
+    }
+
+    /// Rolls back, and lets the next one have the writer.
+    pub(super) async fn rollback(mut self) {
+        if let Some(mut writer) = self.writer.take() {
+            // It rolls back either way: a connection on which it fails is closed.
+            let _ = end(&mut writer, self.session.take(), &self.limit, "ROLLBACK").await;
         }
-    }
-
-    /// Lets the next one in: nothing is open any more.
-    pub(super) fn release(mut self) {
-        if let Some(writer) = self.writer.take() {
-            writer.control.current.store(0, SeqCst);
-        }
-    }
-
-    async fn start(&mut self, deadline: Instant, record: bool) -> Result<(), Failure> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.schema = self.writer().begin(left).await.map_err(|error| failure("begin", &error))?;
-        if record {
-            self.recorder = Some(Recorder::start(self.connection()).await.map_err(recording)?);
-        }
-        Ok(())
     }
 
     /// Runs one statement. Rows are kept where `keep`.
-    async fn run(&mut self, statement: &Statement, deadline: Instant, keep: bool) -> Result<Ran, Failure> {
+    pub(super) async fn run(
+        &mut self,
+        statement: &Statement,
+        deadline: Instant,
+        keep: bool,
+    ) -> Result<Ran, Failure> {
         let what = format!("operation {}", statement.label);
         if Instant::now() >= deadline {
             return Err(refusal(AbortCode::Timeout, format!("{what}: no time was left")).into());
         }
-        self.stop.control.limit(deadline);
         let ran = within(deadline, &what, self.fetch(statement, keep, &what)).await?;
         statement.check_rows(ran.rows())?;
         Ok(ran)
     }
 
-    async fn fetch(&mut self, statement: &Statement, keep: bool, what: &str) -> Result<Ran, Failure> {
-        let query = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), bind(statement)?).persistent(statement.persistent);
+    async fn fetch(
+        &mut self,
+        statement: &Statement,
+        keep: bool,
+        what: &str,
+    ) -> Result<Ran, Failure> {
+        let connection = self.connection();
+        let sql = AssertSqlSafe(statement.sql.clone()).into_sql_str();
+        // SQLite takes a value that is missing for NULL.
+        let prepared = connection
+            .prepare(sql.clone())
+            .await
+            .map_err(|error| failure(what, &error))?;
+        if let Some(Either::Right(wanted)) = prepared.parameters()
+            && wanted != statement.arguments.len()
+        {
+            let message = format!(
+                "{what}: the statement takes {wanted} values, {} are given",
+                statement.arguments.len()
+            );
+            return Err(refusal(AbortCode::InvalidOperation, message).into());
+        }
+        let query = sqlx::query_with(sql, bind(statement)?).persistent(statement.persistent);
         let counts = counts_changes(&statement.sql, Dialect::Sqlite);
         let (mut ran, mut bytes) = (Ran::default(), 0);
-        let mut stream = self.connection().fetch_many(query);
-        while let Some(item) = stream.try_next().await.map_err(|error| failure(what, &error))? {
+        let mut stream = connection.fetch_many(query);
+        while let Some(item) = stream
+            .try_next()
+            .await
+            .map_err(|error| failure(what, &error))?
+        {
             match item {
                 Either::Left(done) if counts => ran.result.affected_rows += done.rows_affected(),
                 Either::Left(_) => {}
@@ -343,7 +236,12 @@ impl SqliteBranch {
                         if ran.returned == 1 {
                             ran.result.columns = columns(&row);
                         }
-                        push_row(&mut ran.result, &mut bytes, read(&row, &statement.label)?, &statement.label)?;
+                        push_row(
+                            &mut ran.result,
+                            &mut bytes,
+                            read(&row, &statement.label)?,
+                            &statement.label,
+                        )?;
                     }
                 }
             }
@@ -351,110 +249,207 @@ impl SqliteBranch {
         Ok(ran)
     }
 
-    /// Whether the transaction is the one that was begun, and holds only what can be journalled.
-    async fn check_whole(&mut self) -> Result<(), Failure> {
-        let query = "SELECT (SELECT schema_version FROM pragma_schema_version), \
-             (SELECT count(*) FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))";
-        let row = sqlx::query(query).fetch_one(self.connection()).await.map_err(|error| failure("check", &error))?;
-        let read = |error: sqlx::Error| failure("check", &error);
-        let (schema, attached): (i64, i64) = (row.try_get(0).map_err(read)?, row.try_get(1).map_err(read)?);
-        if self.stop.control.rolled_back.load(SeqCst) {
-            return Err(lost("the transaction was ended by somebody else than the agent").into());
-        }
-        if schema != self.schema {
-            return Err(refusal(AbortCode::InvalidOperation, "the schema was changed, which has no place in a branch").into());
-        }
-        if attached != 0 {
-            return Err(refusal(AbortCode::InvalidOperation, "another database was attached, which has no place in a branch").into());
-        }
-        Ok(())
-    }
-
-    async fn changes(&mut self) -> Result<Vec<u8>, Failure> {
-        let mut recorder = self.recorder.take().ok_or_else(|| recording("nothing was recorded".into()))?;
-        let changes = recorder.changeset(self.connection()).await;
-        self.recorder = Some(recorder);
-        changes.map_err(recording)
-    }
-
-    /// Prepares: `false` where nothing was changed.
-    async fn make_durable(&mut self, branch: &BranchId, deadline: Instant) -> Result<bool, Failure> {
-        self.stop.control.limit(deadline);
-        self.check_whole().await?;
-        if self.changes().await?.is_empty() {
-            return Ok(false);
-        }
-        self.insert_marker(branch, "").await.map_err(|error| match is_taken(&error) {
-            true => lost(format!("branch {branch} was settled before")).into(),
-            false => failure("marker", &error),
-        })?;
-        let changes = self.changes().await?;
-        if let Some(recorder) = self.recorder.take() {
-            recorder.stop(self.connection()).await;
-        }
-        // What is voted on is what a crash would bring back: a recording that can't be applied is found out here.
-        sqlx::raw_sql("ROLLBACK TO unanimity").execute(self.connection()).await.map_err(|error| failure("prepare", &error))?;
-        replay(self.connection(), &changes).await.map_err(|error| match error {
-            ReplayError::Conflict(conflict) => refusal(AbortCode::Refused, format!("the branch can't be prepared: {conflict}")),
-            ReplayError::Failed(problem) => refusal(AbortCode::ParticipantFailure, format!("the branch can't be prepared: {problem}")),
-        })?;
-        if Instant::now() >= deadline {
-            return Err(refusal(AbortCode::Timeout, "no time was left to prepare").into());
-        }
-        let journal = Arc::clone(&self.writer().journal);
-        if let Err(error) = journal.write(Record { branch: branch.clone(), changes }).await {
-            journal.clear();
-            return Err(refusal(AbortCode::ParticipantUnavailable, format!("the prepare journal can't be written: {error}")).into());
-        }
-        Ok(true)
-    }
-
-    pub(super) async fn insert_marker(&mut self, branch: &BranchId, request_id: &str) -> Result<(), sqlx::Error> {
-        sqlx::query("INSERT INTO main.unanimity_marker (transaction_id, branch, request_id, outcome) VALUES (?, ?, ?, ?)")
+    /// Writes the marker row.
+    async fn mark(&mut self, branch: &BranchId, request_id: &str) -> Result<(), sqlx::Error> {
+        sqlx::query("INSERT INTO unanimity_marker (transaction_id, branch, request_id, outcome) VALUES (?, ?, ?, ?)")
             .bind(branch.transaction.clone())
-            .bind(i64::from(branch.number))
+            .bind(branch.number)
             .bind(Some(request_id.to_owned()).filter(|id| !id.is_empty()))
             .bind(MARKER_COMMITTED)
             .execute(self.connection())
             .await
             .map(drop)
     }
+
+    /// Whether nothing was changed, for certain. What the recording passed over is refused: it would be missing after a crash.
+    async fn is_read_only(&mut self) -> Result<bool, Failure> {
+        let before = self.changes_before;
+        let session = self.session.take();
+        let unavailable = |error: sqlx::Error| failure("read-only check", &error);
+        let mut handle = self.connection().lock_handle().await.map_err(unavailable)?;
+        let changed = changeset::total_changes(&mut handle) != before;
+        let recorded = session
+            .as_ref()
+            .is_some_and(|session| !session.is_empty(&mut handle));
+        let open = changeset::in_transaction(&mut handle);
+        drop(handle);
+        self.session = session;
+        match (open, recorded, changed) {
+            (false, _, _) => Err(refusal(
+                AbortCode::ParticipantFailure,
+                "the transaction was ended under way",
+            )
+            .into()),
+            (true, false, false) => Ok(true),
+            (true, true, _) => Ok(false),
+            (true, false, true) => Err(refusal(
+                AbortCode::Refused,
+                "rows were changed that SQLite can't record",
+            )
+            .into()),
+        }
+    }
+
+    /// What the branch changes, marker row included, ready to be changed again after a crash: all of it, and for certain.
+    async fn capture(&mut self) -> Result<Vec<u8>, Failure> {
+        let unavailable = |error: sqlx::Error| failure("prepare", &error);
+        let shape = self.writer().shape().await.map_err(unavailable)?;
+        let (null_keys, unique) = (shape.null_keys.clone(), shape.unique.clone());
+        if let Some(table) = shape.unfit.first() {
+            let message =
+                format!("the primary key of {table} has several columns that may be NULL");
+            return Err(refusal(AbortCode::Refused, message).into());
+        }
+        if let Some(search) = null_keys {
+            let found: Option<String> = sqlx::query_scalar(AssertSqlSafe(search))
+                .fetch_optional(self.connection())
+                .await
+                .map_err(unavailable)?;
+            if let Some(table) = found {
+                return Err(refusal(
+                    AbortCode::Refused,
+                    format!("a row of {table} has NULL for its primary key"),
+                )
+                .into());
+            }
+        }
+        let session = self.session.take();
+        let mut handle = self.connection().lock_handle().await.map_err(unavailable)?;
+        let captured = session
+            .as_ref()
+            .map(|session| session.changeset(&mut handle))
+            .transpose();
+        if let Some(session) = session {
+            session.end(&mut handle);
+        }
+        let internal =
+            |problem: String| Failure::from(refusal(AbortCode::ParticipantFailure, problem));
+        let changes = captured
+            .map_err(|code| internal(format!("the changes can't be read: {code}")))?
+            .unwrap_or_default();
+        if changeset::violates_foreign_keys(&mut handle)
+            .map_err(|code| internal(code.to_string()))?
+        {
+            return Err(refusal(AbortCode::Refused, "FOREIGN KEY constraint failed").into());
+        }
+        let summary = changeset::summary(&changes)
+            .map_err(|code| internal(format!("the changes can't be read: {code}")))?;
+        // Rows that swap unique values, say, can't be changed one after the other. Undoing and doing it all again proves that it works.
+        if summary
+            .updates
+            .iter()
+            .any(|(table, updates)| *updates > 1 && unique.contains(table))
+        {
+            for direction in [Direction::Backward, Direction::Forward] {
+                changeset::apply(&mut handle, &changes, direction).map_err(|error| {
+                    refusal(AbortCode::Refused, format!("the changes depend on an order that can't be had again after a crash: {error}"))
+                })?;
+            }
+        }
+        Ok(changes)
+    }
 }
 
-fn recording(problem: String) -> Failure {
-    refusal(AbortCode::ParticipantFailure, format!("the changes can't be recorded: {problem}")).into()
+/// What a vote of yes says here.
+pub(super) fn yes() -> Vote {
+    Vote::Yes {
+        proof: MARKER_PROOF.into(),
+        marker: true,
+    }
+}
+
+/// Why a branch couldn't be begun. Nothing is left of it.
+enum BeginError {
+    /// The marker's key or its request id is taken.
+    MarkerTaken,
+    /// Anything else.
+    Failed(Refusal),
 }
 
 impl Inner {
-    /// Waits for the only writer, and begins.
-    async fn begin(&self, deadline: Instant, record: bool) -> Result<SqliteBranch, Refusal> {
-        let slot = Arc::clone(&self.writer).lock_owned();
-        let writer = tokio::time::timeout_at(deadline, slot).await.map_err(|_| {
-            refusal(AbortCode::Timeout, "another branch holds this database's only writer, and did not end in time")
-        })?;
-        let mut branch = SqliteBranch::new(writer);
-        match within(deadline, "begin", branch.start(deadline, record)).await {
-            Ok(()) => Ok(branch),
-            Err(failed) => {
-                branch.writer().close().await;
-                branch.release();
-                Err(failed.refusal)
+    /// Waits for the writer, then takes the write lock at once: a transaction that began by reading could find it taken later.
+    async fn begin(
+        &self,
+        branch: &BranchId,
+        deadline: Instant,
+        marker: Option<&str>,
+    ) -> Result<LiteBranch, BeginError> {
+        let locked = tokio::time::timeout_at(deadline, Arc::clone(&self.writer).lock_owned()).await;
+        let busy = || {
+            BeginError::Failed(refusal(
+                AbortCode::Timeout,
+                "the database's only writer was busy all the time",
+            ))
+        };
+        let writer = locked.map_err(|_| busy())?;
+        let mut opened = LiteBranch::new(writer, self.limit.clone());
+        let begun = within(deadline, "begin", async {
+            Ok(self.start(&mut opened, deadline).await)
+        });
+        if let Err(failed) = begun.await.unwrap_or_else(Err) {
+            opened.rollback().await;
+            return Err(BeginError::Failed(failed.refusal));
+        }
+        let Some(request_id) = marker else {
+            return Ok(opened);
+        };
+        match opened.mark(branch, request_id).await {
+            Ok(()) => Ok(opened),
+            Err(error) => {
+                opened.rollback().await;
+                Err(if is_constraint(&error) {
+                    BeginError::MarkerTaken
+                } else {
+                    BeginError::Failed(failure("marker", &error).refusal)
+                })
             }
         }
     }
 
+    async fn start(&self, opened: &mut LiteBranch, deadline: Instant) -> Result<(), Failure> {
+        let failed = |error: sqlx::Error| failure("begin", &error);
+        opened.writer().open().await.map_err(failed)?;
+        self.limit.set(deadline);
+        let wait = milliseconds(deadline.saturating_duration_since(Instant::now()));
+        let begin = format!("PRAGMA busy_timeout = {wait}; BEGIN IMMEDIATE");
+        sqlx::raw_sql(AssertSqlSafe(begin))
+            .execute(opened.connection())
+            .await
+            .map_err(failed)?;
+        let mut handle = opened.connection().lock_handle().await.map_err(failed)?;
+        let before = changeset::total_changes(&mut handle);
+        let started = Session::start(&mut handle);
+        drop(handle);
+        opened.changes_before = before;
+        opened.session =
+            Some(started.map_err(|code| {
+                refusal(AbortCode::ParticipantFailure, format!("begin: {code}"))
+            })?);
+        Ok(())
+    }
+
     /// A lease on a branch that is opened now. One that is known already is refused with what is known of it.
-    pub(super) async fn open(&self, branch: &BranchId, deadline: Instant) -> Result<Lease<SqliteBranch>, Refusal> {
+    pub(super) async fn open(
+        &self,
+        branch: &BranchId,
+        deadline: Instant,
+    ) -> Result<Lease<LiteBranch>, Refusal> {
         check(branch)?;
         match self.branches.standing(branch) {
             Standing::Absent => {}
-            Standing::Open(lease) => return Ok(lease),
+            Standing::Open(lease) => {
+                self.limit.set(deadline);
+                return Ok(lease);
+            }
             Standing::InUse(_) => return Err(lost(format!("branch {branch} is in use"))),
             Standing::Voted(Vote::No(refusal)) => return Err(refusal),
             Standing::Voted(_) => return Err(lost(format!("branch {branch} takes no more work"))),
         }
-        let connection = self.begin(deadline, true).await?;
-        Ok(self.branches.begin(branch, connection))
+        match self.begin(branch, deadline, None).await {
+            Ok(connection) => Ok(self.branches.begin(branch, connection)),
+            Err(BeginError::Failed(refusal)) => Err(refusal),
+            Err(BeginError::MarkerTaken) => unreachable!("no marker was written"),
+        }
     }
 
     /// See [`crate::participant::Participant::execute`].
@@ -466,27 +461,42 @@ impl Inner {
         timeout: Duration,
     ) -> Result<v1::OperationResult, Refusal> {
         check(branch)?;
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let _call = self.branches.call(branch).await;
         let mut lease = match self.branches.standing(branch) {
             Standing::Absent if open => self.open(branch, deadline).await?,
             Standing::Absent => return Err(lost(format!("branch {branch} is not open here"))),
             Standing::Open(lease) if open => {
-                return Err(self.doom(lease, lost(format!("branch {branch} was open already")).into()).await);
+                return Err(self
+                    .doom(
+                        lease,
+                        lost(format!("branch {branch} was open already")).into(),
+                    )
+                    .await);
             }
             Standing::Open(lease) => lease,
-            Standing::InUse(stop) => return Err(self.doom_in_use(branch, &stop)),
+            Standing::InUse(limit) => return Err(self.doom_in_use(branch, &limit)),
             Standing::Voted(Vote::No(refusal)) => return Err(refusal),
             Standing::Voted(_) => return Err(lost(format!("branch {branch} takes no more work"))),
         };
-        let ran = match self.catalog.resolve(operation, Dialect::Sqlite) {
-            Ok(statement) => lease.run(&statement, deadline, true).await,
-            Err(refusal) => Err(refusal.into()),
-        };
-        match ran {
-            Ok(ran) => lease.finish().map(|()| ran.result),
+        self.limit.set(deadline);
+        match self.run_one(&mut lease, operation, deadline).await {
+            Ok(ran) => {
+                self.limit.lift();
+                lease.finish().map(|()| ran.result)
+            }
             Err(failed) => Err(self.doom(lease, failed).await),
         }
+    }
+
+    async fn run_one(
+        &self,
+        lease: &mut Lease<LiteBranch>,
+        operation: &v1::Operation,
+        deadline: Instant,
+    ) -> Result<Ran, Failure> {
+        let statement = self.catalog.resolve(operation, Dialect::Sqlite)?;
+        lease.run(&statement, deadline, true).await
     }
 
     /// See [`crate::participant::Participant::prepare`].
@@ -495,16 +505,24 @@ impl Inner {
         if let Err(refusal) = check(branch) {
             return Vote::No(refusal);
         }
-        let deadline = Instant::now() + prepare.timeout;
+        let deadline = deadline_after(prepare.timeout);
         let _call = self.branches.call(branch).await;
         let lease = match self.branches.standing(branch) {
             Standing::Voted(vote) => return vote,
-            Standing::InUse(stop) => return Vote::No(self.doom_in_use(branch, &stop)),
+            Standing::InUse(limit) => return Vote::No(self.doom_in_use(branch, &limit)),
             Standing::Open(lease) if prepare.continued => lease,
             Standing::Open(lease) => {
-                return Vote::No(self.doom(lease, lost(format!("branch {branch} was open already")).into()).await);
+                return Vote::No(
+                    self.doom(
+                        lease,
+                        lost(format!("branch {branch} was open already")).into(),
+                    )
+                    .await,
+                );
             }
-            Standing::Absent if prepare.continued => return Vote::No(lost(format!("branch {branch} is not open here"))),
+            Standing::Absent if prepare.continued => {
+                return Vote::No(lost(format!("branch {branch} is not open here")));
+            }
             Standing::Absent => match self.begin_prepare(prepare, deadline).await {
                 Ok(lease) => lease,
                 Err(vote) => return vote,
@@ -513,100 +531,134 @@ impl Inner {
         self.run_and_vote(prepare, lease, deadline).await
     }
 
-    /// Opens the branch of a prepare. In one phase nothing needs to be recorded, and the marker goes first: what was done before isn't
-    /// done again.
-    async fn begin_prepare(&self, prepare: &Prepare, deadline: Instant) -> Result<Lease<SqliteBranch>, Vote> {
+    /// Opens the branch of a prepare. In one phase the marker goes first.
+    async fn begin_prepare(
+        &self,
+        prepare: &Prepare,
+        deadline: Instant,
+    ) -> Result<Lease<LiteBranch>, Vote> {
         for operation in &prepare.operations {
-            self.catalog.resolve(operation, Dialect::Sqlite).map_err(Vote::No)?;
+            self.catalog
+                .resolve(operation, Dialect::Sqlite)
+                .map_err(Vote::No)?;
         }
-        let connection = self.begin(deadline, !prepare.one_phase).await.map_err(Vote::No)?;
-        let lease = self.branches.begin(&prepare.branch, connection);
-        if prepare.one_phase { self.mark(prepare, lease).await } else { Ok(lease) }
-    }
-
-    /// Writes the marker of a branch that commits in one phase.
-    async fn mark(&self, prepare: &Prepare, mut lease: Lease<SqliteBranch>) -> Result<Lease<SqliteBranch>, Vote> {
-        match lease.insert_marker(&prepare.branch, &prepare.request_id).await {
-            Ok(()) => Ok(lease),
-            Err(error) if is_taken(&error) => {
-                self.doom(lease, lost("the marker is taken").into()).await;
-                Err(self.vote_by_marker(&prepare.branch, &prepare.request_id).await)
+        let branch = &prepare.branch;
+        let marker = prepare.one_phase.then_some(prepare.request_id.as_str());
+        match self.begin(branch, deadline, marker).await {
+            Ok(connection) => Ok(self.branches.begin(branch, connection)),
+            Err(BeginError::Failed(refusal)) => Err(Vote::No(refusal)),
+            Err(BeginError::MarkerTaken) => {
+                Err(self.vote_by_marker(branch, &prepare.request_id).await)
             }
-            Err(error) => Err(Vote::No(self.doom(lease, failure("marker", &error)).await)),
         }
     }
 
-    async fn run_and_vote(&self, prepare: &Prepare, mut lease: Lease<SqliteBranch>, deadline: Instant) -> Vote {
+    async fn run_and_vote(
+        &self,
+        prepare: &Prepare,
+        mut lease: Lease<LiteBranch>,
+        deadline: Instant,
+    ) -> Vote {
+        self.limit.set(deadline);
         for operation in &prepare.operations {
             let ran = match self.catalog.resolve(operation, Dialect::Sqlite) {
-                Ok(statement) => lease.run(&statement, deadline, false).await.map(drop),
+                Ok(statement) => lease.run(&statement, deadline, false).await,
                 Err(refusal) => Err(refusal.into()),
             };
             if let Err(failed) = ran {
                 return Vote::No(self.doom(lease, failed).await);
             }
         }
+        self.limit.lift();
         if !prepare.one_phase {
-            return self.vote(lease, deadline).await;
+            return self.vote(lease).await;
         }
-        if let Err(failed) = lease.check_whole().await {
-            return Vote::No(self.doom(lease, failed).await);
-        }
-        if prepare.continued {
-            lease = match self.mark(prepare, lease).await {
-                Ok(lease) => lease,
-                Err(vote) => return vote,
+        if prepare.continued
+            && let Err(error) = lease.mark(&prepare.branch, &prepare.request_id).await
+        {
+            let failed = if is_constraint(&error) {
+                lost("the marker is taken").into()
+            } else {
+                failure("marker", &error)
+            };
+            let refusal = self.doom(lease, failed).await;
+            return if is_constraint(&error) {
+                self.vote_by_marker(&prepare.branch, &prepare.request_id)
+                    .await
+            } else {
+                Vote::No(refusal)
             };
         }
         self.commit_in_one_phase(lease).await
     }
 
-    /// Prepares, unless nothing was changed.
-    async fn vote(&self, mut lease: Lease<SqliteBranch>, deadline: Instant) -> Vote {
-        let branch = lease.branch().clone();
-        match lease.make_durable(&branch, deadline).await {
+    /// Prepares, unless nothing was changed: the changes go to the journal, and the transaction stays open.
+    async fn vote(&self, mut lease: Lease<LiteBranch>) -> Vote {
+        match lease.is_read_only().await {
             Ok(true) => {
-                let vote = yes();
-                lease.without_limit();
-                lease.prepared(vote.clone(), true);
-                vote
+                lease.end(Vote::ReadOnly).rollback().await;
+                return Vote::ReadOnly;
             }
-            Ok(false) => {
-                lease.end(Vote::ReadOnly).undo().await;
-                Vote::ReadOnly
+            Ok(false) => {}
+            Err(failed) => return Vote::No(self.doom(lease, failed).await),
+        }
+        let branch = lease.branch().clone();
+        match lease.mark(&branch, "").await {
+            Ok(()) => {}
+            Err(error) if is_constraint(&error) => {
+                let refusal = lost(format!(
+                    "branch {branch} has ended before: its marker is there"
+                ));
+                return Vote::No(self.doom(lease, refusal.into()).await);
             }
-            Err(failed) => Vote::No(self.doom(lease, failed).await),
+            Err(error) => return Vote::No(self.doom(lease, failure("marker", &error)).await),
+        }
+        let changeset = match lease.capture().await {
+            Ok(changeset) => changeset,
+            Err(failed) => return Vote::No(self.doom(lease, failed).await),
+        };
+        let (journal, record) = (Arc::clone(&self.journal), Record { branch, changeset });
+        let written =
+            tokio::task::spawn_blocking(move || journal.write(&record).map(|()| record)).await;
+        match written.map_err(std::io::Error::other).flatten() {
+            Ok(record) => {
+                lease.promise = Some(Promise {
+                    record,
+                    state: PromiseState::Kept,
+                });
+                lease.prepared(yes(), true);
+                yes()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the prepare journal can't be written; nothing can be prepared until the agent is restarted");
+                // What is in the file isn't known. If it is whole after a restart, the branch is reported in doubt, and its abort presumed.
+                let refusal = refusal(
+                    AbortCode::ParticipantFailure,
+                    format!("the prepare journal: {error}"),
+                );
+                Vote::No(self.doom(lease, refusal.into()).await)
+            }
         }
     }
 
     /// Rolls back an open branch.
-    pub(super) async fn doom(&self, lease: Lease<SqliteBranch>, failed: Failure) -> Refusal {
+    pub(super) async fn doom(&self, lease: Lease<LiteBranch>, failed: Failure) -> Refusal {
         let connection = lease.end(Vote::No(failed.refusal.clone()));
-        connection.stop.stop();
-        connection.undo().await;
+        // A statement that nobody waits for any more is interrupted first.
+        if failed.broken {
+            self.limit.interrupt();
+        }
+        connection.rollback().await;
         failed.refusal
     }
 
-    /// Ends a branch that a service holds just now. What it still runs is interrupted; it rolls back when the service lets go, and can't
-    /// commit until then.
-    fn doom_in_use(&self, branch: &BranchId, stop: &Stop) -> Refusal {
-        let refusal = lost(format!("branch {branch} was still in use, and is rolled back"));
-        stop.stop();
+    /// Ends a branch that a service holds just now: its statements are interrupted, and it is rolled back when the service lets go.
+    pub(super) fn doom_in_use(&self, branch: &BranchId, limit: &Limit) -> Refusal {
+        let refusal = lost(format!(
+            "branch {branch} was still in use, and is rolled back"
+        ));
         self.branches.ended(branch, Vote::No(refusal.clone()));
+        limit.interrupt();
         refusal
     }
-}
-
-/// The vote of a prepared branch.
-pub(super) fn yes() -> Vote {
-    Vote::Yes { proof: MARKER_PROOF.into(), marker: true }
-}
-
-/// The statement that reads a branch's marker row.
-pub(super) async fn read_marker(connection: &mut SqliteConnection, branch: &BranchId) -> Result<Option<i32>, sqlx::Error> {
-    sqlx::query_scalar(AssertSqlSafe(format!("SELECT outcome FROM main.{MARKER_TABLE} WHERE transaction_id = ? AND branch = ?")))
-        .bind(branch.transaction.clone())
-        .bind(i64::from(branch.number))
-        .fetch_optional(connection)
-        .await
 }

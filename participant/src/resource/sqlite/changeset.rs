@@ -1,223 +1,363 @@
-#![allow(unsafe_code, reason = "SQLite's session extension has no safe binding, and its generated one needs libclang")]
-//! SQLite's session extension: what a transaction changed, as bytes, and those changes made once more.
+//! SQLite's session extension, behind a safe face: recording what a branch changes, and making the same changes again.
 //!
-//! Every call into SQLite is made under [`SqliteConnection::lock_handle`], which keeps the driver's own thread away from the connection.
+//! libsqlite3-sys declares these functions only with bindgen, so they are declared here by hand, from sqlite3.h of 3.51; the workspace's
+//! `.cargo/config.toml` has the bundled SQLite compiled with them. Every call takes sqlx's locked handle: as long as that lives, sqlx's
+//! worker thread leaves the connection alone.
+
+#![allow(
+    unsafe_code,
+    reason = "SQLite's session extension has no Rust binding that builds without libclang"
+)]
 
 use std::{
+    collections::HashMap,
     ffi::{CStr, c_char, c_int, c_void},
     ptr::{self, NonNull},
 };
 
-use libsqlite3_sys::{SQLITE_DBCONFIG_ENABLE_TRIGGER, SQLITE_OK, sqlite3, sqlite3_db_config, sqlite3_errstr, sqlite3_free};
-use sqlx::SqliteConnection;
+use libsqlite3_sys::{
+    SQLITE_DBSTATUS_DEFERRED_FKS, SQLITE_DONE, SQLITE_OK, SQLITE_ROW, SQLITE_UPDATE, sqlite3,
+    sqlite3_db_config, sqlite3_db_status, sqlite3_free, sqlite3_get_autocommit,
+    sqlite3_total_changes64,
+};
+use sqlx::sqlite::LockedSqliteHandle;
+
+/// `SQLITE_SESSION_OBJCONFIG_ROWID`: record tables without a primary key too, by rowid.
+const OBJCONFIG_ROWID: c_int = 2;
+/// `SQLITE_DBCONFIG_ENABLE_TRIGGER`.
+const DBCONFIG_ENABLE_TRIGGER: c_int = 1003;
+/// `SQLITE_CHANGESETAPPLY_INVERT`: undo instead.
+const APPLY_INVERT: c_int = 2;
+/// `SQLITE_CHANGESETAPPLY_FKNOACTION`: what a foreign key's action changed is in the changeset; it must not act again.
+const APPLY_FK_NO_ACTION: c_int = 8;
+/// `SQLITE_CHANGESET_ABORT`: give up, and undo what was applied.
+const CONFLICT_ABORT: c_int = 2;
 
 #[repr(C)]
-struct Session {
+struct RawSession {
     _opaque: [u8; 0],
 }
 
 #[repr(C)]
-struct Iterator {
+struct RawIterator {
     _opaque: [u8; 0],
 }
 
 type Filter = unsafe extern "C" fn(*mut c_void, *const c_char) -> c_int;
-type OnConflict = unsafe extern "C" fn(*mut c_void, c_int, *mut Iterator) -> c_int;
+type OnConflict = unsafe extern "C" fn(*mut c_void, c_int, *mut RawIterator) -> c_int;
 
-// As in the bundled sqlite3.h, 3.51; the flags in .cargo/config.toml compile them in.
 unsafe extern "C" {
-    fn sqlite3session_create(db: *mut sqlite3, schema: *const c_char, session: *mut *mut Session) -> c_int;
-    fn sqlite3session_object_config(session: *mut Session, option: c_int, value: *mut c_void) -> c_int;
-    fn sqlite3session_attach(session: *mut Session, table: *const c_char) -> c_int;
-    fn sqlite3session_changeset(session: *mut Session, length: *mut c_int, bytes: *mut *mut c_void) -> c_int;
-    fn sqlite3session_delete(session: *mut Session);
-    fn sqlite3changeset_apply_v2(
+    fn sqlite3session_create(
         db: *mut sqlite3,
-        length: c_int,
-        bytes: *mut c_void,
-        filter: Option<Filter>,
-        conflict: Option<OnConflict>,
-        context: *mut c_void,
-        rebase: *mut *mut c_void,
-        rebase_length: *mut c_int,
-        flags: c_int,
+        schema: *const c_char,
+        session: *mut *mut RawSession,
     ) -> c_int;
+    fn sqlite3session_object_config(
+        session: *mut RawSession,
+        option: c_int,
+        argument: *mut c_void,
+    ) -> c_int;
+    fn sqlite3session_attach(session: *mut RawSession, table: *const c_char) -> c_int;
+    fn sqlite3session_isempty(session: *mut RawSession) -> c_int;
+    fn sqlite3session_changeset(
+        session: *mut RawSession,
+        size: *mut c_int,
+        changeset: *mut *mut c_void,
+    ) -> c_int;
+    fn sqlite3session_delete(session: *mut RawSession);
+    fn sqlite3changeset_start(
+        iterator: *mut *mut RawIterator,
+        size: c_int,
+        changeset: *mut c_void,
+    ) -> c_int;
+    fn sqlite3changeset_next(iterator: *mut RawIterator) -> c_int;
     fn sqlite3changeset_op(
-        iterator: *mut Iterator,
+        iterator: *mut RawIterator,
         table: *mut *const c_char,
         columns: *mut c_int,
         operation: *mut c_int,
         indirect: *mut c_int,
     ) -> c_int;
+    fn sqlite3changeset_finalize(iterator: *mut RawIterator) -> c_int;
+    fn sqlite3changeset_apply_v2(
+        db: *mut sqlite3,
+        size: c_int,
+        changeset: *mut c_void,
+        filter: Option<Filter>,
+        on_conflict: Option<OnConflict>,
+        context: *mut c_void,
+        rebase: *mut *mut c_void,
+        rebase_size: *mut c_int,
+        flags: c_int,
+    ) -> c_int;
 }
 
-/// Rows of tables without a primary key count too, by their rowid.
-const OBJECT_CONFIG_ROWID: c_int = 2;
-/// What the referential actions did is among the recorded changes: doing it again would be once too often.
-const APPLY_FOREIGN_KEYS_NO_ACTION: c_int = 8;
-const CONFLICT_DATA: c_int = 1;
-const CONFLICT_NOT_FOUND: c_int = 2;
-const CONFLICT_EXISTS: c_int = 3;
-const CONFLICT_CONSTRAINT: c_int = 4;
-const CONFLICT_FOREIGN_KEY: c_int = 5;
-const ANSWER_ABORT: c_int = 2;
+/// SQLite's result code, where it is not OK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("SQLite's result code {0}")]
+pub(super) struct Code(c_int);
 
-/// Why changes could not be made once more.
-#[derive(Debug)]
-pub(super) enum ReplayError {
-    /// The rows are not what they were, or a constraint is in the way.
-    Conflict(String),
-    /// SQLite, or the driver, failed.
-    Failed(String),
+fn ok(code: c_int) -> Result<(), Code> {
+    if code == SQLITE_OK {
+        Ok(())
+    } else {
+        Err(Code(code))
+    }
 }
 
-/// Records what a connection changes, from its start.
-///
-/// Dropped without [`Self::stop`] it leaks: it can't reach the connection any more, which may be closed. SQLite itself doesn't mind.
-pub(super) struct Recorder(NonNull<Session>);
+/// Records the changes of one connection. It must be ended before the connection closes; one that is merely dropped is leaked, which costs
+/// its memory and nothing else: SQLite doesn't touch it again once the connection is closed.
+pub(super) struct Session {
+    raw: NonNull<RawSession>,
+    db: NonNull<sqlite3>,
+}
 
-// SAFETY: a session belongs to no thread. It must not be used at the same time as its connection: every use is under the connection's lock.
-unsafe impl Send for Recorder {}
-// SAFETY: nothing can be done through a shared reference.
-unsafe impl Sync for Recorder {}
+// SAFETY: a session belongs to a connection, not to a thread, and each use of it goes through the connection's lock.
+unsafe impl Send for Session {}
 
-impl Recorder {
-    /// Starts recording all tables of the main database.
-    pub(super) async fn start(connection: &mut SqliteConnection) -> Result<Self, String> {
-        let mut handle = connection.lock_handle().await.map_err(|error| error.to_string())?;
-        // SAFETY: the lock is held until the end of this function.
-        unsafe { start(handle.as_raw_handle()) }
-    }
-
-    /// What has been changed so far, net. `connection` must be the one that it was started on.
-    pub(super) async fn changeset(&mut self, connection: &mut SqliteConnection) -> Result<Vec<u8>, String> {
-        let _handle = connection.lock_handle().await.map_err(|error| error.to_string())?;
-        // SAFETY: the session lives, and the lock of its connection is held.
-        unsafe { changeset(self.0) }
-    }
-
-    /// Ends recording.
-    pub(super) async fn stop(self, connection: &mut SqliteConnection) {
-        if let Ok(_handle) = connection.lock_handle().await {
-            // SAFETY: the session lives, its connection is open still and its lock is held; `self` is consumed.
-            unsafe { sqlite3session_delete(self.0.as_ptr()) };
+impl Session {
+    /// Begins to record, all tables.
+    pub(super) fn start(handle: &mut LockedSqliteHandle<'_>) -> Result<Self, Code> {
+        let db = handle.as_raw_handle();
+        let mut raw = ptr::null_mut();
+        // SAFETY: the connection is open and locked; "main" is a C string; the out-pointer is ours.
+        ok(unsafe { sqlite3session_create(db.as_ptr(), c"main".as_ptr(), &raw mut raw) })?;
+        let raw = NonNull::new(raw).ok_or(Code(SQLITE_OK))?;
+        let session = Self { raw, db };
+        let mut on: c_int = 1;
+        // SAFETY: the session was just made; the option takes a pointer to an int, which SQLite may write to.
+        let configured = ok(unsafe {
+            sqlite3session_object_config(raw.as_ptr(), OBJCONFIG_ROWID, (&raw mut on).cast())
+        });
+        // SAFETY: as above; a null table stands for all.
+        let attached = configured
+            .and_then(|()| ok(unsafe { sqlite3session_attach(raw.as_ptr(), ptr::null()) }));
+        match attached {
+            Ok(()) => Ok(session),
+            Err(code) => {
+                session.end(handle);
+                Err(code)
+            }
         }
     }
-}
 
-/// Makes recorded changes once more, in the connection's transaction: exactly them, or none.
-///
-/// Triggers don't fire meanwhile, for what they did was recorded. SQLite skips tables that it doesn't find, or that have changed, and calls
-/// that a success. Hence the changes are recorded again while they are made: both recordings must be of one length.
-pub(super) async fn replay(connection: &mut SqliteConnection, changes: &[u8]) -> Result<(), ReplayError> {
-    let length = c_int::try_from(changes.len()).map_err(|_| ReplayError::Failed("more than 2 GiB of changes".into()))?;
-    let mut handle = connection.lock_handle().await.map_err(|error| ReplayError::Failed(error.to_string()))?;
-    let db = handle.as_raw_handle();
-    // SAFETY: the lock is held until the end of this function, so that nothing else uses the connection; the session is deleted before the
-    // lock is given back; SQLite doesn't write to the changes, and doesn't keep them.
-    unsafe {
-        let again = start(db).map_err(ReplayError::Failed)?;
-        triggers(db, false);
-        let mut conflict: Option<String> = None;
-        let code = sqlite3changeset_apply_v2(
-            db.as_ptr(),
-            length,
-            changes.as_ptr().cast_mut().cast(),
-            None,
-            Some(on_conflict),
-            ptr::from_mut(&mut conflict).cast(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            APPLY_FOREIGN_KEYS_NO_ACTION,
+    /// Whether nothing was recorded.
+    pub(super) fn is_empty(&self, handle: &mut LockedSqliteHandle<'_>) -> bool {
+        self.check(handle);
+        // SAFETY: the session is alive, and its connection locked.
+        unsafe { sqlite3session_isempty(self.raw.as_ptr()) != 0 }
+    }
+
+    /// The net changes so far.
+    pub(super) fn changeset(&self, handle: &mut LockedSqliteHandle<'_>) -> Result<Vec<u8>, Code> {
+        self.check(handle);
+        let (mut size, mut buffer) = (0, ptr::null_mut());
+        // SAFETY: the session is alive, its connection locked, and the out-pointers are ours.
+        ok(unsafe { sqlite3session_changeset(self.raw.as_ptr(), &raw mut size, &raw mut buffer) })?;
+        if buffer.is_null() {
+            return Ok(Vec::new());
+        }
+        let length = usize::try_from(size).unwrap_or(0);
+        // SAFETY: SQLite gave us a buffer of that many bytes.
+        let changeset = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), length) }.to_vec();
+        // SAFETY: the buffer came from SQLite's allocator, and is ours to free.
+        unsafe { sqlite3_free(buffer) };
+        Ok(changeset)
+    }
+
+    /// Ends the recording.
+    pub(super) fn end(self, handle: &mut LockedSqliteHandle<'_>) {
+        self.check(handle);
+        // SAFETY: the session is alive, its connection locked, and nothing uses the session afterwards.
+        unsafe { sqlite3session_delete(self.raw.as_ptr()) };
+    }
+
+    fn check(&self, handle: &mut LockedSqliteHandle<'_>) {
+        assert!(
+            handle.as_raw_handle() == self.db,
+            "a session is used with its own connection only"
         );
-        triggers(db, true);
-        let made = changeset(again.0);
-        sqlite3session_delete(again.0.as_ptr());
-        match (conflict, code) {
-            (Some(conflict), _) => Err(ReplayError::Conflict(conflict)),
-            (None, SQLITE_OK) => match made {
-                Ok(made) if made.len() == changes.len() => Ok(()),
-                Ok(_) => Err(ReplayError::Conflict("a table that was changed is missing, or has other columns".into())),
-                Err(problem) => Err(ReplayError::Failed(problem)),
-            },
-            (None, code) => Err(ReplayError::Failed(describe(code))),
-        }
     }
 }
 
-/// # Safety
-/// The connection's lock must be held.
-unsafe fn start(db: NonNull<sqlite3>) -> Result<Recorder, String> {
-    let mut session = ptr::null_mut();
-    let mut on: c_int = 1;
-    // SAFETY: the pointers are valid for the calls; a null table means all.
-    unsafe {
-        let code = sqlite3session_create(db.as_ptr(), c"main".as_ptr(), &raw mut session);
-        let made = NonNull::new(session).filter(|_| code == SQLITE_OK).ok_or_else(|| describe(code))?;
-        let mut code = sqlite3session_object_config(session, OBJECT_CONFIG_ROWID, (&raw mut on).cast());
-        if code == SQLITE_OK {
-            code = sqlite3session_attach(session, ptr::null());
-        }
-        if code != SQLITE_OK {
-            sqlite3session_delete(session);
-            return Err(describe(code));
-        }
-        Ok(Recorder(made))
-    }
+/// What stands in a changeset.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Summary {
+    /// Rows inserted, updated and deleted.
+    pub(super) changes: i64,
+    /// Rows updated, by table.
+    pub(super) updates: HashMap<String, u64>,
 }
 
-/// # Safety
-/// The session must live, and its connection's lock be held.
-unsafe fn changeset(session: NonNull<Session>) -> Result<Vec<u8>, String> {
-    let (mut length, mut bytes) = (0, ptr::null_mut());
-    // SAFETY: the pointers are valid for the calls; on success SQLite hands over a buffer of that length, null where it is nought.
-    unsafe {
-        let code = sqlite3session_changeset(session.as_ptr(), &raw mut length, &raw mut bytes);
-        let copied = match usize::try_from(length) {
-            Ok(length) if code == SQLITE_OK && !bytes.is_null() => std::slice::from_raw_parts(bytes.cast::<u8>(), length).to_vec(),
-            _ => Vec::new(),
+/// Reads through a changeset.
+pub(super) fn summary(changeset: &[u8]) -> Result<Summary, Code> {
+    let mut summary = Summary::default();
+    let mut iterator = ptr::null_mut();
+    let size = size(changeset)?;
+    // SAFETY: SQLite only reads the buffer, which outlives the iterator; the out-pointer is ours.
+    ok(unsafe {
+        sqlite3changeset_start(
+            &raw mut iterator,
+            size,
+            changeset.as_ptr().cast_mut().cast(),
+        )
+    })?;
+    let read = loop {
+        // SAFETY: the iterator is alive.
+        match unsafe { sqlite3changeset_next(iterator) } {
+            SQLITE_ROW => {}
+            SQLITE_DONE => break Ok(()),
+            code => break Err(Code(code)),
+        }
+        let (mut table, mut columns, mut operation, mut indirect) = (ptr::null(), 0, 0, 0);
+        // SAFETY: the iterator stands on a change; the out-pointers are ours.
+        let described = unsafe {
+            sqlite3changeset_op(
+                iterator,
+                &raw mut table,
+                &raw mut columns,
+                &raw mut operation,
+                &raw mut indirect,
+            )
         };
-        sqlite3_free(bytes);
-        if code == SQLITE_OK { Ok(copied) } else { Err(describe(code)) }
-    }
-}
-
-/// # Safety
-/// The connection's lock must be held.
-unsafe fn triggers(db: NonNull<sqlite3>, on: bool) {
-    // SAFETY: this option takes an integer and a pointer, which may be null.
-    unsafe { sqlite3_db_config(db.as_ptr(), SQLITE_DBCONFIG_ENABLE_TRIGGER, c_int::from(on), ptr::null_mut::<c_int>()) };
-}
-
-/// Notes what is in the way, and gives up.
-unsafe extern "C" fn on_conflict(context: *mut c_void, kind: c_int, iterator: *mut Iterator) -> c_int {
-    let (mut table, mut columns, mut operation, mut indirect) = (ptr::null(), 0, 0, 0);
-    let what = match kind {
-        CONFLICT_DATA => "a row has other values than before",
-        CONFLICT_NOT_FOUND => "a row is gone",
-        CONFLICT_EXISTS => "a row is there already",
-        CONFLICT_CONSTRAINT => "a constraint is in the way",
-        CONFLICT_FOREIGN_KEY => "a foreign key is violated",
-        _ => "the changes can't be made",
+        if let Err(code) = ok(described) {
+            break Err(code);
+        }
+        summary.changes += 1;
+        if operation == SQLITE_UPDATE {
+            // SAFETY: a C string that is valid until the iterator moves on.
+            let table = unsafe { CStr::from_ptr(table) }
+                .to_string_lossy()
+                .into_owned();
+            *summary.updates.entry(table).or_default() += 1;
+        }
     };
-    // SAFETY: SQLite hands back the context that it was given, which outlives the call. The iterator is valid while it is called, and names a
-    // table except where the conflict is about foreign keys.
-    unsafe {
-        let named = kind != CONFLICT_FOREIGN_KEY
-            && sqlite3changeset_op(iterator, &raw mut table, &raw mut columns, &raw mut operation, &raw mut indirect) == SQLITE_OK
-            && !table.is_null();
-        let text = if named { format!("table {}: {what}", CStr::from_ptr(table).to_string_lossy()) } else { what.to_owned() };
-        *context.cast::<Option<String>>() = Some(text);
-    }
-    ANSWER_ABORT
+    // SAFETY: the iterator is alive, and isn't used afterwards.
+    let finalized = ok(unsafe { sqlite3changeset_finalize(iterator) });
+    read.and(finalized).map(|()| summary)
 }
 
-fn describe(code: c_int) -> String {
-    // SAFETY: SQLite answers with a static string for any code.
-    let text = unsafe { sqlite3_errstr(code) };
-    if text.is_null() {
-        return format!("SQLite error {code}");
+fn size(changeset: &[u8]) -> Result<c_int, Code> {
+    c_int::try_from(changeset.len()).map_err(|_| Code(libsqlite3_sys::SQLITE_TOOBIG))
+}
+
+/// Which way to apply a changeset.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Forward,
+    /// Undo it.
+    Backward,
+}
+
+/// Why a changeset doesn't fit the database. Nothing of it was applied, or the transaction must be rolled back.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ApplyError {
+    /// A row differs from what the changeset expects.
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// Tables changed their shape: SQLite would have skipped their rows.
+    #[error("only {applied} of {expected} changes found their table")]
+    Skipped { applied: i64, expected: i64 },
+    /// Anything else.
+    #[error(transparent)]
+    Code(#[from] Code),
+}
+
+/// Makes the changes of a changeset, all or none, inside the transaction that is open. Triggers are off meanwhile: what they changed is in
+/// the changeset.
+pub(super) fn apply(
+    handle: &mut LockedSqliteHandle<'_>,
+    changeset: &[u8],
+    direction: Direction,
+) -> Result<(), ApplyError> {
+    let db = handle.as_raw_handle().as_ptr();
+    let expected = summary(changeset)?.changes;
+    let size = size(changeset)?;
+    let before = total_changes(handle);
+    let mut conflict: c_int = 0;
+    let flags = APPLY_FK_NO_ACTION
+        | if direction == Direction::Backward {
+            APPLY_INVERT
+        } else {
+            0
+        };
+    set_triggers(handle, false)?;
+    // SAFETY: the connection is open and locked; SQLite only reads the changeset; the context is an int that outlives the call, and all
+    // the callback touches; null filter and rebase are allowed.
+    let applied = ok(unsafe {
+        sqlite3changeset_apply_v2(
+            db,
+            size,
+            changeset.as_ptr().cast_mut().cast(),
+            None,
+            Some(give_up),
+            (&raw mut conflict).cast(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            flags,
+        )
+    });
+    set_triggers(handle, true)?;
+    match (applied, conflict) {
+        (Ok(()), _) => {}
+        (Err(_), 1) => return Err(ApplyError::Conflict("a row has other values than before")),
+        (Err(_), 2) => return Err(ApplyError::Conflict("a row is gone")),
+        (Err(_), 3) => return Err(ApplyError::Conflict("a row of the same key is there")),
+        (Err(_), 4) => return Err(ApplyError::Conflict("a constraint is in the way")),
+        (Err(_), 5) => return Err(ApplyError::Conflict("a foreign key is violated")),
+        (Err(code), _) => return Err(code.into()),
     }
-    // SAFETY: not null, hence a string that ends with a nul.
-    format!("SQLite: {}", unsafe { CStr::from_ptr(text) }.to_string_lossy())
+    match total_changes(handle) - before {
+        applied if applied == expected => Ok(()),
+        applied => Err(ApplyError::Skipped { applied, expected }),
+    }
+}
+
+/// Notes the kind of conflict, and gives up.
+unsafe extern "C" fn give_up(context: *mut c_void, kind: c_int, _: *mut RawIterator) -> c_int {
+    // SAFETY: the context is the int that `apply` handed over, alive until the call returns.
+    unsafe { *context.cast::<c_int>() = kind };
+    CONFLICT_ABORT
+}
+
+fn set_triggers(handle: &mut LockedSqliteHandle<'_>, on: bool) -> Result<(), Code> {
+    let mut now: c_int = 0;
+    // SAFETY: the connection is open and locked; the option takes an int and a pointer to an int.
+    ok(unsafe {
+        sqlite3_db_config(
+            handle.as_raw_handle().as_ptr(),
+            DBCONFIG_ENABLE_TRIGGER,
+            c_int::from(on),
+            &raw mut now,
+        )
+    })
+}
+
+/// Rows changed by this connection since it was opened, triggers and foreign keys included.
+pub(super) fn total_changes(handle: &mut LockedSqliteHandle<'_>) -> i64 {
+    // SAFETY: the connection is open and locked.
+    unsafe { sqlite3_total_changes64(handle.as_raw_handle().as_ptr()) }
+}
+
+/// Whether a transaction is open.
+pub(super) fn in_transaction(handle: &mut LockedSqliteHandle<'_>) -> bool {
+    // SAFETY: the connection is open and locked.
+    unsafe { sqlite3_get_autocommit(handle.as_raw_handle().as_ptr()) == 0 }
+}
+
+/// Whether a deferred foreign key is violated so far: then COMMIT would fail.
+pub(super) fn violates_foreign_keys(handle: &mut LockedSqliteHandle<'_>) -> Result<bool, Code> {
+    let (mut current, mut highest) = (0, 0);
+    let db = handle.as_raw_handle().as_ptr();
+    // SAFETY: the connection is open and locked; the out-pointers are ours.
+    ok(unsafe {
+        sqlite3_db_status(
+            db,
+            SQLITE_DBSTATUS_DEFERRED_FKS,
+            &raw mut current,
+            &raw mut highest,
+            0,
+        )
+    })?;
+    Ok(current != 0)
 }

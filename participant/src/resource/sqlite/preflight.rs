@@ -1,154 +1,164 @@
-//! Whether this SQLite database can vote at all, and how its files are opened.
+//! Whether this SQLite database can vote, and how to make it.
 
 use std::{
-    ffi::OsString,
-    fs::{File, OpenOptions},
-    io::{Read, Seek, Write},
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use sqlx::{
-    ConnectOptions, Row, SqliteConnection,
+    ConnectOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use crate::resource::{MARKER_TABLE, PreflightError, ResourceOptions};
+use crate::resource::{PreflightError, ResourceOptions};
 
-use super::journal::Journal;
+use super::{values, writer::Writer};
 
-/// How long a connection of ours waits for a writer that is none of ours.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-const MARKER_DEFINITION: &str = "CREATE TABLE unanimity_marker (transaction_id TEXT NOT NULL, branch INTEGER NOT NULL, \
+const MARKER_DEFINITION: &str = "CREATE TABLE IF NOT EXISTS unanimity_marker (transaction_id TEXT NOT NULL, branch INTEGER NOT NULL, \
      request_id TEXT UNIQUE, outcome INTEGER NOT NULL, created_at INTEGER NOT NULL DEFAULT (unixepoch()), \
-     PRIMARY KEY (transaction_id, branch))";
+     PRIMARY KEY (transaction_id, branch)) WITHOUT ROWID; \
+     CREATE INDEX IF NOT EXISTS unanimity_marker_created_at ON unanimity_marker (created_at)";
 
-/// What the checks found.
-pub(super) struct Found {
-    pub(super) options: SqliteConnectOptions,
-    pub(super) path: PathBuf,
-    /// Held for as long as anything may write.
-    pub(super) lock: File,
-    pub(super) journal: Journal,
-}
-
-/// Finds the database, and makes sure that nobody else acts for it.
-pub(super) fn find(options: &ResourceOptions) -> Result<Found, PreflightError> {
-    let unreadable = || PreflightError::refused("the database's URL can't be read", "write it as sqlite:/path/to/the.db");
-    let parsed: SqliteConnectOptions = options.url.parse().map_err(|_| unreadable())?;
-    let given = parsed.get_filename().to_owned();
-    if options.url.contains(":memory:") || options.url.contains("mode=memory") || given.as_os_str().is_empty() {
-        return Err(PreflightError::refused("a database in memory forgets its promises", "give the path of a file"));
+/// The driver's options for a URL. Statements are not logged: they may hold what is nobody's business.
+pub(super) fn parse(options: &ResourceOptions) -> Result<SqliteConnectOptions, PreflightError> {
+    let remedy = "write it as sqlite:<path>, or sqlite:<path>?mode=rwc to create the database";
+    let problem = || PreflightError::refused("the database's URL can't be read", remedy);
+    let parsed: SqliteConnectOptions = options.url.parse().map_err(|_| problem())?;
+    if parsed.get_filename().as_os_str().is_empty() {
+        return Err(problem());
     }
-    let path = canonical(&given).map_err(|error| {
-        PreflightError::refused(format!("{}: {error}", given.display()), "correct the path, or create the directory")
-    })?;
-    let connect = settled(parsed).filename(&path);
-    let lock = lock(&beside(&path, ".unanimity-lock"), &options.participant)?;
-    let journal_path = match &options.journal {
-        None => beside(&path, ".unanimity-prepared"),
-        Some(directory) if directory.is_dir() => directory.join(beside(Path::new(path.file_name().unwrap_or_default()), ".unanimity-prepared")),
-        Some(file) => file.clone(),
+    // The whole of a database in memory is forgotten in a crash, and so would be its vote.
+    if options.url.contains(":memory:") || options.url.contains("mode=memory") {
+        return Err(PreflightError::refused(
+            "a database in memory can't keep its vote",
+            remedy,
+        ));
+    }
+    Ok(parsed
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .disable_statement_logging())
+}
+
+/// Opens the database, and sees to it that the marker table is there.
+pub(super) async fn check(writer: &mut Writer) -> Result<(), PreflightError> {
+    let open_error = |error: sqlx::Error| match values::code(&error) {
+        5 | 6 => PreflightError::Unavailable(format!("SQLite: {error}")),
+        _ => PreflightError::refused(
+            format!("SQLite can't open the database: {error}"),
+            "check the path and its permissions, or add ?mode=rwc to create it",
+        ),
     };
-    let journal = Journal::open(journal_path.clone()).map_err(|error| {
-        let problem = format!("the prepare journal {} can't be opened: {error}", journal_path.display());
-        PreflightError::refused(problem, "give the agent a journal of its own, in a directory that it may write to")
+    let connection = writer.open().await.map_err(open_error)?;
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(open_error)?;
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(open_error)?;
+    if mode != "wal" || synchronous < 2 {
+        return Err(PreflightError::refused(
+            format!("SQLite runs with journal_mode={mode}, synchronous={synchronous}"),
+            "put the database on a file system where SQLite's WAL works (a local one)",
+        ));
+    }
+    let made = sqlx::raw_sql(MARKER_DEFINITION)
+        .execute(&mut *connection)
+        .await;
+    let columns = "SELECT transaction_id, branch, request_id, outcome, created_at FROM unanimity_marker LIMIT 0";
+    let read = sqlx::raw_sql(columns).execute(&mut *connection).await;
+    made.and(read).map_err(|error| match values::code(&error) {
+        5 | 6 => PreflightError::Unavailable(format!("SQLite: {error}")),
+        _ => PreflightError::refused(
+            format!("the table unanimity_marker can't be made, or differs: {error}"),
+            "make the database writable, or move the other table of that name away",
+        ),
     })?;
-    Ok(Found { options: connect, path, lock, journal })
+    check_shape(writer).await
 }
 
-/// The one name of a file, that need not be there yet.
-fn canonical(path: &Path) -> std::io::Result<PathBuf> {
-    path.canonicalize().or_else(|_| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let name = path.file_name().ok_or_else(|| std::io::Error::other("it names no file"))?;
-        Ok(parent.canonicalize()?.join(name))
-    })
+async fn check_shape(writer: &mut Writer) -> Result<(), PreflightError> {
+    let broken = |error: sqlx::Error| PreflightError::Unavailable(format!("SQLite: {error}"));
+    let shape = writer.shape().await.map_err(broken)?;
+    if !shape.unfit.is_empty() {
+        return Err(PreflightError::refused(
+            format!(
+                "primary keys of several columns may be NULL, which can't be replayed after a crash: {}",
+                shape.unfit.join(", ")
+            ),
+            "declare the key's columns NOT NULL",
+        ));
+    }
+    let Some(search) = shape.null_keys.clone() else {
+        return Ok(());
+    };
+    let found: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(search))
+        .fetch_all(writer.connection())
+        .await
+        .map_err(broken)?;
+    if !found.is_empty() {
+        return Err(PreflightError::refused(
+            format!(
+                "rows have NULL for a primary key, which can't be replayed after a crash: {}",
+                found.join(", ")
+            ),
+            "give these rows a key",
+        ));
+    }
+    Ok(())
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
+/// The database's own place, with links resolved: what tells it from others, and where its companions lie.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf, PreflightError> {
+    let remedy = "check the path; its directory must exist";
+    let problem = |error: std::io::Error| {
+        PreflightError::refused(format!("{}: {error}", path.display()), remedy)
+    };
+    if path.exists() {
+        return path.canonicalize().map_err(problem);
+    }
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| {
+        PreflightError::refused(format!("{} names no file", path.display()), remedy)
+    })?;
+    Ok(directory.canonicalize().map_err(problem)?.join(name))
+}
+
+/// A file beside the database.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// What every connection has. Statements are not logged: they may hold what is nobody's business.
-fn settled(options: SqliteConnectOptions) -> SqliteConnectOptions {
-    options
-        .journal_mode(SqliteJournalMode::Wal)
-        // In WAL mode anything less doesn't force a commit.
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT)
-        .shared_cache(false)
-        .disable_statement_logging()
-}
-
-/// Keeps a second agent away, in this process or another. The kernel lets go of the lock when the process ends, however it ends.
-fn lock(path: &Path, participant: &str) -> Result<File, PreflightError> {
-    let unusable = |error: std::io::Error| {
-        PreflightError::refused(format!("{}: {error}", path.display()), "let the agent write to the database's directory")
+/// One agent serves a database: the prepare journal has one writer. The lock goes with the process, however that ends.
+pub(super) fn lock(path: &Path) -> Result<File, PreflightError> {
+    let lock = beside(path, ".unanimity-lock");
+    let refused = |error: std::io::Error| {
+        PreflightError::refused(
+            format!("{}: {error}", lock.display()),
+            "let the agent write in the database's directory",
+        )
     };
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(unusable)?;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&lock)
+        .map_err(refused)?;
     match file.try_lock() {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            return Err(PreflightError::refused(
-                format!("another agent acts for this database: {}", holder.trim()),
-                "a SQLite database takes one agent: stop the other",
-            ));
-        }
-        Err(std::fs::TryLockError::Error(error)) => return Err(unusable(error)),
-    }
-    file.set_len(0).and_then(|()| file.rewind()).map_err(unusable)?;
-    file.write_all(format!("participant {participant}, process {}\n", std::process::id()).as_bytes()).map_err(unusable)?;
-    Ok(file)
-}
-
-/// Checks the database, and sees to it that the marker table is there.
-pub(super) async fn check(connection: &mut SqliteConnection) -> Result<(), PreflightError> {
-    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.map_err(query_error)?;
-    if mode != "wal" {
-        let remedy = "put the database on a local disk; a network's file system won't do";
-        return Err(PreflightError::refused(format!("the database stays in journal mode {mode}, not wal"), remedy));
-    }
-    let mut problem = String::new();
-    if !marker_table_fits(connection).await {
-        let create = MARKER_DEFINITION.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
-        let script = format!("{create}; CREATE INDEX IF NOT EXISTS {MARKER_TABLE}_created_at ON {MARKER_TABLE} (created_at)");
-        if let Err(error) = sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(&mut *connection).await {
-            problem = format!(": {error}");
-        }
-    }
-    if marker_table_fits(connection).await {
-        return Ok(());
-    }
-    Err(PreflightError::refused(
-        format!("the table {MARKER_TABLE} is missing, or differs{problem}"),
-        format!("rename it, or run: {MARKER_DEFINITION}"),
-    ))
-}
-
-async fn marker_table_fits(connection: &mut SqliteConnection) -> bool {
-    let unique = "SELECT (SELECT group_concat(name, ' ') FROM pragma_index_info(i.name)) FROM pragma_index_list('unanimity_marker') i \
-         WHERE i.\"unique\" AND NOT i.partial";
-    let columns = sqlx::raw_sql("SELECT transaction_id, branch, request_id, outcome, created_at FROM unanimity_marker LIMIT 0");
-    if columns.execute(&mut *connection).await.is_err() {
-        return false;
-    }
-    let Ok(rows) = sqlx::query(unique).persistent(false).fetch_all(connection).await else { return false };
-    let keys: Vec<String> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
-    ["transaction_id branch", "request_id"].into_iter().all(|key| keys.iter().any(|found| found == key))
-}
-
-pub(super) fn query_error(error: sqlx::Error) -> PreflightError {
-    let remedy = "give the path of a SQLite database that the agent may write to; ?mode=rwc creates one";
-    match super::values::code(&error).map(|code| code & 0xff) {
-        // CANTOPEN, NOTADB, READONLY, PERM, AUTH, CORRUPT.
-        Some(14 | 26 | 8 | 3 | 23 | 11) => PreflightError::refused(format!("the database can't be used: {error}"), remedy),
-        _ => PreflightError::Unavailable(format!("SQLite: {error}")),
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(PreflightError::Unavailable(format!(
+            "another agent serves {}",
+            path.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(refused(error)),
     }
 }

@@ -1,8 +1,8 @@
 //! Values to and from SQLite, and what its errors mean.
 
 use sqlx::{
-    Arguments, Column, Decode, Row, Sqlite, TypeInfo, ValueRef,
-    sqlite::{SqliteArguments, SqliteRow, SqliteValueRef},
+    Arguments, Column, Row, TypeInfo, ValueRef,
+    sqlite::{SqliteArguments, SqliteRow},
 };
 use unanimity_proto::v1::{self, AbortCode, value::Kind};
 
@@ -23,76 +23,80 @@ pub(super) fn bind(statement: &Statement) -> Result<SqliteArguments, Failure> {
             Argument::Text(value) => bound.add(value.clone()),
             Argument::Bytes(value) => bound.add(value.clone()),
         }
-        .map_err(|error| refusal(AbortCode::InvalidOperation, format!("operation {}: {error}", statement.label)))?;
+        .map_err(|error| {
+            refusal(
+                AbortCode::InvalidOperation,
+                format!("operation {}: {error}", statement.label),
+            )
+        })?;
     }
     Ok(bound)
 }
 
 pub(super) fn columns(row: &SqliteRow) -> Vec<String> {
-    row.columns().iter().map(|column| column.name().to_owned()).collect()
+    row.columns()
+        .iter()
+        .map(|column| column.name().to_owned())
+        .collect()
 }
 
-/// The row's values, by the type that each value has: a column's declared type binds nobody.
+/// The row's values, by how SQLite stores them.
 pub(super) fn read(row: &SqliteRow, label: &str) -> Result<Vec<v1::Value>, Failure> {
     (0..row.len())
         .map(|index| {
-            read_value(row, index).map_err(|problem| {
+            read_value(row, index).map_err(|error| {
                 let column = row.columns()[index].name();
-                let message = format!("operation {label}: column {column}: {problem}");
-                refusal(AbortCode::InvalidOperation, message).into()
+                refusal(
+                    AbortCode::InvalidOperation,
+                    format!("operation {label}: column {column}: {error}"),
+                )
+                .into()
             })
         })
         .collect()
 }
 
-fn read_value(row: &SqliteRow, index: usize) -> Result<v1::Value, String> {
-    let raw = row.try_get_raw(index).map_err(|error| error.to_string())?;
+fn read_value(row: &SqliteRow, index: usize) -> Result<v1::Value, sqlx::Error> {
+    let raw = row.try_get_raw(index)?;
     if raw.is_null() {
         return Ok(kind(Kind::Null(true)));
     }
-    let name = raw.type_info().name().to_owned();
-    let value = match name.as_str() {
-        "INTEGER" => Kind::Integer(decode(raw)?),
-        "REAL" => Kind::Float(decode(raw)?),
-        "TEXT" => Kind::Text(decode(raw)?),
-        "BLOB" => Kind::Bytes(decode(raw)?),
-        other => return Err(format!("{other} has no counterpart")),
-    };
-    Ok(kind(value))
+    let storage = raw.type_info().name().to_owned();
+    Ok(kind(match storage.as_str() {
+        "INTEGER" => Kind::Integer(row.try_get_unchecked(index)?),
+        "REAL" => Kind::Float(row.try_get_unchecked(index)?),
+        "TEXT" => Kind::Text(row.try_get_unchecked(index)?),
+        _ => Kind::Bytes(row.try_get_unchecked(index)?),
+    }))
 }
 
-fn decode<'r, T: Decode<'r, Sqlite>>(raw: SqliteValueRef<'r>) -> Result<T, String> {
-    T::decode(raw).map_err(|error| error.to_string())
-}
-
-/// The extended result code of SQLite's answer.
-pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
-    error.as_database_error()?.code()?.parse().ok()
-}
-
-/// A key, primary or unique, is taken.
-pub(super) fn is_taken(error: &sqlx::Error) -> bool {
-    // CONSTRAINT_PRIMARYKEY, CONSTRAINT_UNIQUE, CONSTRAINT_ROWID.
-    matches!(code(error), Some(1555 | 2067 | 2579))
+/// The primary result code of an answer of SQLite's; 0 where the error is none.
+pub(super) fn code(error: &sqlx::Error) -> i32 {
+    let answer = error.as_database_error().and_then(|answer| answer.code());
+    answer
+        .and_then(|code| code.parse::<i32>().ok())
+        .map_or(0, |extended| extended & 0xFF)
 }
 
 /// What an error in a branch comes to.
 pub(super) fn failure(what: &str, error: &sqlx::Error) -> Failure {
-    let Some(extended) = code(error) else {
-        let code = if is_broken(error) { AbortCode::ParticipantUnavailable } else { AbortCode::ParticipantFailure };
-        return Failure { refusal: refusal(code, format!("{what}: {error}")), broken: is_broken(error) };
-    };
-    let text = error.as_database_error().map(|answer| answer.message().to_owned()).unwrap_or_default();
-    let abort = match extended & 0xff {
-        // CONSTRAINT, TOOBIG.
-        19 | 18 => AbortCode::Refused,
-        // BUSY, LOCKED, INTERRUPT: a statement is interrupted when its time is over.
+    let code = match code(error) {
+        0 => AbortCode::ParticipantUnavailable,
+        // SQLITE_CONSTRAINT, SQLITE_MISMATCH
+        19 | 20 => AbortCode::Refused,
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_INTERRUPT
         5 | 6 | 9 => AbortCode::Timeout,
-        // ERROR, MISMATCH, RANGE, AUTH.
-        1 | 20 | 25 | 23 => AbortCode::InvalidOperation,
-        // CANTOPEN, IOERR, FULL, NOMEM.
-        14 | 10 | 13 | 7 => AbortCode::ParticipantUnavailable,
+        // SQLITE_ERROR, SQLITE_TOOBIG, SQLITE_AUTH, SQLITE_RANGE
+        1 | 18 | 23 | 25 => AbortCode::InvalidOperation,
         _ => AbortCode::ParticipantFailure,
     };
-    Failure { refusal: refusal(abort, format!("{what}: {text}")), broken: false }
+    Failure {
+        refusal: refusal(code, format!("{what}: {error}")),
+        broken: is_broken(error),
+    }
+}
+
+/// Whether a constraint was violated.
+pub(super) fn is_constraint(error: &sqlx::Error) -> bool {
+    code(error) == 19
 }
