@@ -1,2 +1,87 @@
-//! Binary.
-fn main() {}
+//! Project tasks: `cargo xtask test` sets up what the tests need and runs all of them; `cargo xtask check` runs the quick ones.
+//!
+//! A task says on standard error what it does and how long each step took, and ends at the first step that fails.
+
+mod install;
+mod step;
+
+use std::{
+    env,
+    process::{Command, ExitCode},
+};
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::step::step;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Project tasks")]
+enum Task {
+    /// Install what is missing, then check and test everything, and let plugs be pulled while money is transferred.
+    Test {
+        /// Do without what is missing, and fail where it is needed.
+        #[arg(long)]
+        no_install: bool,
+    },
+    /// Check the format and the lints.
+    Check,
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Test { no_install } => test(!no_install),
+        Task::Check => check(),
+    };
+    match done {
+        Ok(()) => {
+            eprintln!("\nAll is well.");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check() -> Result<()> {
+    step("format", &mut cargo("fmt --all --check"))?;
+    step(
+        "lints",
+        &mut cargo("clippy --workspace --all-targets --locked -- -D warnings"),
+    )
+}
+
+fn test(install: bool) -> Result<()> {
+    if install {
+        install::missing()?;
+    }
+    check()?;
+    // The tests start the programs, and cargo builds only those of the package under test.
+    step("build", &mut cargo("build --workspace --bins --locked"))?;
+    step("tests", &mut cargo("test --workspace --locked"))?;
+    step(
+        "release build",
+        &mut cargo("build --release --bin bank-transfer --locked"),
+    )?;
+    step(
+        "transfers between two SQLite banks",
+        &mut cargo("run --quiet --release --locked --bin bank-transfer"),
+    )?;
+    step(
+        "transfers between PostgreSQL, MariaDB and SQLite, with kills",
+        &mut cargo(concat!(
+            "run --quiet --locked --package unanimity-tests --bin with-databases -- ",
+            "cargo run --quiet --release --locked --bin bank-transfer -- ",
+            "--bank {postgres} --bank {mariadb} --bank {sqlite} --clients 16 --transfers 3000 --kill all",
+        )),
+    )
+}
+
+/// Cargo with these arguments, which hold no blanks.
+fn cargo(arguments: &str) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments.split(' '));
+    command
+}
