@@ -3,7 +3,10 @@
 //! What a message means, and in which order messages may come, is told in `docs/protocol.md`.
 
 /// Package `unanimity.v1`.
-#[allow(missing_docs, reason = "the comments stand in the .proto files; oneof modules have none")]
+#[allow(
+    missing_docs,
+    reason = "the comments stand in the .proto files; oneof modules have none"
+)]
 #[allow(clippy::all, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("unanimity.v1");
