@@ -67,11 +67,11 @@ impl Engine {
             let Some(branch) = self.table.find(&id).and_then(|t| t.branch(key.branch)) else {
                 continue;
             };
-            if branch.state == BranchState::Waiting || branch.session.is_none() {
-                // Never started, or out of reach: a prepared branch that turns up later is presumed aborted.
-                self.settle(key, BranchState::Aborted);
-            } else {
+            if branch.session.is_some() || branch.state == BranchState::Prepared {
                 self.deliver(key);
+            } else {
+                // Never started, or gone with its session before its vote.
+                self.settle(key, BranchState::Aborted);
             }
         }
         self.end_if_settled(id);

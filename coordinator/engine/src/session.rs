@@ -161,6 +161,8 @@ impl Engine {
             }
             Phase::Delegated { .. } => self.ask_for_proof(key.transaction),
             Phase::Committing => self.deliver(key),
+            // It voted yes, so it waits in its database: that it ended as decided is for it to tell, even if somebody ends it by hand.
+            Phase::Aborting(_) if state == BranchState::Prepared => self.deliver(key),
             Phase::Aborting(_) => {
                 self.settle(key, BranchState::Aborted);
                 self.end_if_settled(key.transaction);

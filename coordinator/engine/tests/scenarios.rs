@@ -449,6 +449,32 @@ fn a_branch_rolled_back_by_hand_is_reported_and_never_hidden() {
 }
 
 #[test]
+fn a_branch_that_voted_yes_is_asked_how_it_ended_even_where_the_abort_found_nobody() {
+    let mut bench = two();
+    let id = bench.submit(1, &["a", "b"]);
+    bench.vote(2, id, 2, yes());
+    bench.give(Input::SessionClosed(SessionId(2)));
+    bench.vote(1, id, 1, Vote::No(no(AbortCode::Refused)));
+    assert_eq!(
+        bench.told(1),
+        Some(TransactionState::Aborting),
+        "the client need not wait for b"
+    );
+    bench.open(3, "b", 8, false);
+    let sent = bench.sent_to(3);
+    assert!(
+        matches!(&sent[..], [Downward::Abort { proof, .. }] if proof == "42"),
+        "{sent:?}"
+    );
+    bench.complete(3, id, 2, Completion::Committed);
+    let view = bench.engine.transaction(&id).unwrap();
+    assert_eq!(
+        (view.state, view.branches[1].state),
+        (TransactionState::Heuristic, BranchState::HeuristicCommitted)
+    );
+}
+
+#[test]
 fn an_operator_settles_one_branch_and_the_decision_stays() {
     let mut bench = two();
     let id = bench.submit(1, &["a", "b"]);
