@@ -165,7 +165,6 @@ fn advice(reason: &str) -> Option<&'static str> {
         "TRANSACTION_DECIDED" => {
             "a decision never changes; `unanimity tx get` shows its delivery, `unanimity tx retry` sends it now"
         }
-        "TRANSACTION_ENDED" => "`unanimity tx get` shows how it ended",
         "TRANSACTION_NOT_OPEN" => "`unanimity tx get` shows where it stands",
         "BRANCH_NOT_IN_DOUBT" => "`unanimity tx get` shows where its branches stand",
         "OUTCOME_PENDING" => "start the participant that it hangs on, then ask again",

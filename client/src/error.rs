@@ -109,8 +109,6 @@ pub enum Reason {
     TransactionForgotten,
     /// The transaction is decided already.
     TransactionDecided,
-    /// The transaction has ended already.
-    TransactionEnded,
     /// The transaction takes no operations.
     TransactionNotOpen,
     /// The transaction was aborted.
@@ -147,7 +145,6 @@ impl From<&str> for Reason {
             "TRANSACTION_UNKNOWN" => Self::TransactionUnknown,
             "TRANSACTION_FORGOTTEN" => Self::TransactionForgotten,
             "TRANSACTION_DECIDED" => Self::TransactionDecided,
-            "TRANSACTION_ENDED" => Self::TransactionEnded,
             "TRANSACTION_NOT_OPEN" => Self::TransactionNotOpen,
             "TRANSACTION_ABORTED" => Self::TransactionAborted,
             "PARTICIPANT_UNAVAILABLE" => Self::ParticipantUnavailable,
@@ -298,9 +295,7 @@ impl Judge {
             | Reason::OperationUnknown
             | Reason::TransactionUnknown
             | Reason::TransactionForgotten => self.not_found(reason),
-            Reason::TransactionDecided | Reason::TransactionEnded | Reason::TransactionNotOpen => {
-                self.refused(reason)
-            }
+            Reason::TransactionDecided | Reason::TransactionNotOpen => self.refused(reason),
             Reason::TransactionAborted => Verdict::Aborted(AbortNotice {
                 code: metadata
                     .get("code")
@@ -457,7 +452,6 @@ mod tests {
             (Code::NotFound, "OPERATION_UNKNOWN", "not found"),
             (Code::NotFound, "TRANSACTION_UNKNOWN", "not found"),
             (Code::FailedPrecondition, "TRANSACTION_DECIDED", "refused"),
-            (Code::FailedPrecondition, "TRANSACTION_ENDED", "refused"),
             (Code::FailedPrecondition, "TRANSACTION_NOT_OPEN", "refused"),
             (Code::Aborted, "TRANSACTION_ABORTED", "aborted"),
             (Code::Unavailable, "PARTICIPANT_UNAVAILABLE", "unavailable"),

@@ -275,10 +275,7 @@ fn ended(verdict: &Verdict) -> bool {
     let Verdict::NotTaken(Error::Refused { reason, .. }) = verdict else {
         return false;
     };
-    matches!(
-        reason,
-        Reason::TransactionEnded | Reason::TransactionDecided
-    )
+    *reason == Reason::TransactionDecided
 }
 
 impl Drop for Transaction {

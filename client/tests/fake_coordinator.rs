@@ -621,7 +621,7 @@ async fn a_commit_of_what_has_ended_tells_how_it_ended() {
         "commit",
         [
             Step::Fail(Status::unavailable("lost")),
-            said(Code::FailedPrecondition, "TRANSACTION_ENDED", &[]),
+            said(Code::FailedPrecondition, "TRANSACTION_DECIDED", &[]),
         ],
     );
     let client = fake.client().await;

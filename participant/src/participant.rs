@@ -49,8 +49,6 @@ pub enum Vote {
     Yes {
         /// What proves the outcome later; at most 64 bytes, may be empty.
         proof: String,
-        /// A marker row was written in the branch.
-        marker: bool,
     },
     /// Nothing was changed; the branch is over.
     ReadOnly,

@@ -233,9 +233,8 @@ pub(crate) fn vote(key: Option<v1::BranchKey>, vote: Vote) -> v1::ParticipantMes
         ..v1::Vote::default()
     };
     let kind = match vote {
-        Vote::Yes { proof, marker } => {
+        Vote::Yes { proof } => {
             message.proof = proof;
-            message.marker = marker;
             v1::VoteKind::Yes
         }
         Vote::ReadOnly => v1::VoteKind::ReadOnly,

@@ -386,7 +386,6 @@ async fn makes_every_kind_of_change_again_after_a_crash() {
         vote,
         Vote::Yes {
             proof: "marker".into(),
-            marker: true
         }
     );
     bank.crash().await;

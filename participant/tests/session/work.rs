@@ -68,7 +68,6 @@ impl Participant for Work {
         assert!(!prepare.branch.transaction.starts_with("panic"), "told to");
         Vote::Yes {
             proof: "742".into(),
-            marker: false,
         }
     }
 

@@ -260,7 +260,6 @@ fn insert_marker(branch: &BranchId, request_id: &str) -> String {
 fn yes() -> Vote {
     Vote::Yes {
         proof: MARKER_PROOF.into(),
-        marker: true,
     }
 }
 

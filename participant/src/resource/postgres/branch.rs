@@ -438,10 +438,7 @@ impl Inner {
         match answer.await {
             Ok(Ok(Some(row))) => match proof(&row) {
                 Some(proof) => {
-                    let vote = Vote::Yes {
-                        proof,
-                        marker: false,
-                    };
+                    let vote = Vote::Yes { proof };
                     if let Some(connection) = lease.prepared(vote.clone(), false) {
                         connection.release();
                     }
@@ -513,10 +510,7 @@ impl Inner {
         .await;
         match found.ok().flatten().as_ref().and_then(proof) {
             Some(proof) => {
-                let vote = Vote::Yes {
-                    proof,
-                    marker: false,
-                };
+                let vote = Vote::Yes { proof };
                 if let Some(connection) = lease.prepared(vote.clone(), false) {
                     connection.release();
                 }

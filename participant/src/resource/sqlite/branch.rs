@@ -354,7 +354,6 @@ impl LiteBranch {
 pub(super) fn yes() -> Vote {
     Vote::Yes {
         proof: MARKER_PROOF.into(),
-        marker: true,
     }
 }
 
