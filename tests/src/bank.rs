@@ -273,13 +273,14 @@ impl Bank {
     }
 }
 
-/// The id in an agent's prepare journal, where that holds a record: a mark, 12 bytes, the id's length, the id.
+/// The id in an agent's prepare journal, where that holds a record: a mark, 16 bytes, the id's length, the id.
 fn journaled(journal: &[u8]) -> Option<String> {
     let (length, rest) = journal
         .strip_prefix(b"UNPREP01")?
-        .get(12..)?
-        .split_first()?;
-    Some(String::from_utf8_lossy(rest.get(..usize::from(*length))?).into_owned())
+        .get(16..)?
+        .split_first_chunk()?;
+    let id = rest.get(..usize::from(u16::from_le_bytes(*length)))?;
+    Some(String::from_utf8_lossy(id).into_owned())
 }
 
 /// A transfer of an amount from an account of one bank to the same account of another.

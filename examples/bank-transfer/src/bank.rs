@@ -265,13 +265,13 @@ async fn xa_recover(pool: &MySqlPool) -> sqlx::Result<Vec<String>> {
     rows.iter().map(id).collect()
 }
 
-/// The id in the agent's prepare journal, where that holds a record: a mark, 12 bytes, the id's length, the id.
+/// The id in an agent's prepare journal, where that holds a record: a mark, 16 bytes, the id's length, the id.
 fn journaled(journal: &[u8]) -> Option<String> {
     let (length, rest) = journal
-        .strip_prefix(b"UNANJNL1")?
-        .get(12..)?
-        .split_first()?;
-    let id = rest.get(..usize::from(*length))?;
+        .strip_prefix(b"UNPREP01")?
+        .get(16..)?
+        .split_first_chunk()?;
+    let id = rest.get(..usize::from(u16::from_le_bytes(*length)))?;
     Some(String::from_utf8_lossy(id).into_owned())
 }
 

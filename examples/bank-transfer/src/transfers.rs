@@ -74,7 +74,7 @@ impl Plan {
             number,
             from: account(from, payer),
             to: account(to, payee),
-            amount: random.random_range(1..=INITIAL_BALANCE + INITIAL_BALANCE / 10),
+            amount: random.random_range(1..=INITIAL_BALANCE / 2),
         }
     }
 }
