@@ -1,6 +1,9 @@
 //! The process around the coordinator: settings, logging, signals.
 
-use std::process;
+use std::{
+    io::{self, IsTerminal},
+    process,
+};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -56,7 +59,8 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     let started = match config.log_format {
         LogFormat::Text => lines.finish().try_init(),
         LogFormat::Json => lines.json().finish().try_init(),

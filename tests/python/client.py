@@ -126,15 +126,18 @@ def operation(name, **parameters):
 
 
 def transfer(arguments, request_id):
-    def branch(participant, name, account):
-        work = operation(name, account=account, amount=arguments.amount, transfer=request_id)
-        return service_pb2.BranchRequest(participant=participant, operations=[work])
+    def branch(participant, name, account, entry):
+        work = [
+            operation(name, account=account, amount=arguments.amount),
+            operation("entry", transfer=request_id, account=account, amount=entry),
+        ]
+        return service_pb2.BranchRequest(participant=participant, operations=work)
 
     return service_pb2.SubmitTransactionRequest(
         request_id=request_id,
         branches=[
-            branch(arguments.debit, "debit", arguments.from_account),
-            branch(arguments.credit, "credit", arguments.to_account),
+            branch(arguments.debit, "debit", arguments.from_account, -arguments.amount),
+            branch(arguments.credit, "credit", arguments.to_account, arguments.amount),
         ],
         timeout=duration_pb2.Duration(seconds=10),
     )

@@ -1,6 +1,6 @@
 //! A participant that does as it is told, right or wrong: the bare protocol.
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Status, Streaming, transport::Endpoint};
 use unanimity_proto::{
@@ -117,6 +117,22 @@ impl Fake {
                 other => self.be_polite(other),
             }
         }
+    }
+
+    /// From now on votes yes to everything, and commits or aborts as it is told, until its session ends.
+    pub fn obey(mut self) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            while let Ok(message) = self.receive().await {
+                match message {
+                    Down::Prepare(prepare) => self.vote_yes(prepare.key),
+                    Down::Commit(commit) => {
+                        self.complete(commit.key, v1::CompletionKind::Committed);
+                    }
+                    Down::Abort(abort) => self.complete(abort.key, v1::CompletionKind::Aborted),
+                    other => self.be_polite(other),
+                }
+            }
+        })
     }
 
     fn be_polite(&self, message: Down) {

@@ -5,12 +5,14 @@
 //! - [`system`]: a coordinator and agents, from the built binaries.
 //! - [`bank`]: accounts in a database, what agents offer on them, and what is left prepared.
 //! - [`process`]: kill, pause, wait. [`strace`]: syncs, counted or made to fail. [`fake`]: a participant that does as it is told.
+//!   [`held`]: a transaction between its votes.
 //!
 //! Whatever is started ends with the test process, however that ends: see [`watchdog`].
 
 pub mod bank;
 pub mod binaries;
 pub mod fake;
+pub mod held;
 pub mod mariadb;
 pub mod patience;
 pub mod port;

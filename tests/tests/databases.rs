@@ -1,83 +1,15 @@
 //! Databases that can't keep a vote, that are killed, or in which somebody did our work by hand.
 
-use tokio::task::JoinHandle;
-use unanimity_client::{Client, Error, Operation, Outcome};
-use unanimity_proto::v1::{self, BranchState, CompletionKind, TransactionState, VoteKind};
+use unanimity_client::Outcome;
+use unanimity_proto::v1::{BranchState, TransactionState};
 use unanimity_tests::{
     bank::{Bank, INITIAL_BALANCE, committed, side, transfer},
-    fake::Fake,
+    held::{Held, branch_at, state_at},
     mariadb::{Flavour, Mariadb},
     patience::becomes,
     postgres::Postgres,
     system::{Agent, Coordinator, Scratch, ended},
 };
-
-/// A transaction that is prepared in a bank, and waits for a fake's vote.
-struct Held {
-    id: String,
-    fake: Fake,
-    prepare: v1::Prepare,
-    submitted: JoinHandle<Result<Outcome, Error>>,
-}
-
-impl Held {
-    async fn new(coordinator: &Coordinator, client: &Client, bank: &Bank) -> Self {
-        let mut fake = Fake::open(&coordinator.address(), "fake").await;
-        let transaction = client
-            .transaction()
-            .branch(&bank.name, side("debit", "held", 1, 5, -5))
-            .branch("fake", [Operation::named("anything")]);
-        let submitted = tokio::spawn(transaction.submit());
-        let prepare = fake.prepare().await;
-        let id = prepare
-            .key
-            .as_ref()
-            .expect("a branch is named")
-            .transaction_id
-            .clone();
-        becomes("the bank's vote", BranchState::Prepared, || async {
-            state_at(coordinator, &id, &bank.name).await
-        })
-        .await;
-        Self {
-            id,
-            fake,
-            prepare,
-            submitted,
-        }
-    }
-
-    /// The fake votes yes and commits, which decides it.
-    async fn decide(&mut self) {
-        self.fake.vote_yes(self.prepare.key.clone());
-        let commit = self.fake.commit().await;
-        self.fake.complete(commit.key, CompletionKind::Committed);
-    }
-
-    /// The fake votes no.
-    fn refuse(&self) {
-        self.fake.vote(self.prepare.key.clone(), VoteKind::No);
-    }
-
-    /// The one prepared branch, as the database shows it.
-    async fn gid(&self, bank: &Bank) -> String {
-        let prepared = bank.prepared(&self.id).await;
-        assert_eq!(prepared.len(), 1, "{prepared:?}");
-        prepared[0].clone()
-    }
-}
-
-async fn branch_at(coordinator: &Coordinator, id: &str, participant: &str) -> v1::Branch {
-    let transaction = coordinator.transaction(id).await;
-    let mut branches = transaction.branches.into_iter();
-    branches
-        .find(|branch| branch.participant == participant)
-        .expect("it has a branch")
-}
-
-async fn state_at(coordinator: &Coordinator, id: &str, participant: &str) -> BranchState {
-    branch_at(coordinator, id, participant).await.state()
-}
 
 #[tokio::test]
 async fn postgresql_without_prepared_transactions_is_refused_with_the_remedy() {
