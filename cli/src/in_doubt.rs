@@ -29,11 +29,9 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("made").required(true)))]
 pub(crate) struct Resolve {
-    /// The transaction, which must be decided.
-    id: String,
-    /// The branch's number.
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    branch: u32,
+    /// The branch, as `in-doubt list` shows it: <TRANSACTION>.<NUMBER>. Its transaction must be decided.
+    #[arg(value_parser = branch)]
+    branch: (String, u32),
     /// The branch is committed.
     #[arg(long, group = "made")]
     committed: bool,
@@ -46,6 +44,13 @@ pub(crate) struct Resolve {
     /// Don't ask.
     #[arg(long)]
     yes: bool,
+}
+
+fn branch(text: &str) -> Result<(String, u32), String> {
+    let parts = text.rsplit_once('.').filter(|(id, _)| id.contains('.'));
+    parts
+        .and_then(|(id, number)| Some((id.to_owned(), number.parse().ok().filter(|n| *n > 0)?)))
+        .ok_or_else(|| "it has the form <TRANSACTION>.<NUMBER>, the number from 1".to_owned())
 }
 
 fn reason(text: &str) -> Result<String, String> {
@@ -61,8 +66,7 @@ impl Command {
     /// Asks the operator, where there is something to ask.
     pub(crate) fn confirm(&self) -> Result<(), Failure> {
         let Self::Resolve(Resolve {
-            id,
-            branch,
+            branch: (id, number),
             committed,
             yes: false,
             ..
@@ -83,7 +87,7 @@ impl Command {
             "rolled back"
         };
         eprint!(
-            "Branch {branch} of {id} counts as {made} for ever, and nothing is sent to it any more. Type yes to go on: "
+            "Branch {number} of {id} counts as {made} for ever, and nothing is sent to it any more. Type yes to go on: "
         );
         let failed = |error| Failure::new(Exit::Internal, format!("can't ask: {error}"));
         io::stderr().flush().map_err(failed)?;
@@ -107,9 +111,10 @@ impl Command {
                 } else {
                     v1::Resolution::Aborted
                 };
+                let (transaction_id, branch) = resolve.branch;
                 let request = connection.request(v1::ResolveBranchRequest {
-                    transaction_id: resolve.id,
-                    branch: resolve.branch,
+                    transaction_id,
+                    branch,
                     resolution: resolution.into(),
                     reason: resolve.reason,
                 });

@@ -245,11 +245,11 @@ async fn run(address: SocketAddr, arguments: &[&str]) -> Ran {
 #[tokio::test]
 async fn the_exit_code_tells_what_happened() {
     let address = serve().await;
+    let branch = format!("{ID}.2");
     let resolve = [
         "in-doubt",
         "resolve",
-        ID,
-        "2",
+        &branch,
         "--aborted",
         "--reason",
         "the disk was replaced",

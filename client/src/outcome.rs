@@ -120,7 +120,6 @@ impl Aborted {
             AbortCode::Unspecified
             | AbortCode::Refused
             | AbortCode::Client
-            | AbortCode::Operator
             | AbortCode::InvalidOperation
             | AbortCode::ParticipantFailure => false,
         }

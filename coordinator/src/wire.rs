@@ -287,7 +287,6 @@ fn reason(
         v1::AbortCode::Unspecified => return Err(unknown_kind(&format!("{field}.code"))),
         v1::AbortCode::Refused => AbortCode::Refused,
         v1::AbortCode::Client => AbortCode::Client,
-        v1::AbortCode::Operator => AbortCode::Operator,
         v1::AbortCode::Timeout => AbortCode::Timeout,
         v1::AbortCode::ParticipantUnavailable => AbortCode::ParticipantUnavailable,
         v1::AbortCode::Conflict => AbortCode::Conflict,
@@ -388,7 +387,6 @@ pub(crate) fn abort_code(code: AbortCode) -> v1::AbortCode {
     match code {
         AbortCode::Refused => v1::AbortCode::Refused,
         AbortCode::Client => v1::AbortCode::Client,
-        AbortCode::Operator => v1::AbortCode::Operator,
         AbortCode::Timeout => v1::AbortCode::Timeout,
         AbortCode::ParticipantUnavailable => v1::AbortCode::ParticipantUnavailable,
         AbortCode::Conflict => v1::AbortCode::Conflict,

@@ -27,10 +27,8 @@ impl AbortReason {
 pub enum AbortCode {
     /// The participant's own no.
     Refused,
-    /// The client asked for it.
+    /// A client, or an operator, asked for it.
     Client,
-    /// An operator asked for it.
-    Operator,
     /// Its time was up.
     Timeout,
     /// A participant could not be reached.

@@ -510,7 +510,7 @@ fn an_operator_settles_one_branch_and_the_decision_stays() {
     bench.give(Input::Abort {
         ticket: Ticket(4),
         transaction: id,
-        reason: no(AbortCode::Operator),
+        reason: no(AbortCode::Client),
     });
     assert!(matches!(
         bench.refused(4),

@@ -227,7 +227,7 @@ fn reason(aborted: &Aborted) -> &'static str {
         AbortCode::BranchLost => "branch lost",
         AbortCode::CoordinatorRestart => "coordinator restart",
         AbortCode::ParticipantFailure => "participant failure",
-        AbortCode::Client | AbortCode::Operator => "on request",
+        AbortCode::Client => "on request",
         AbortCode::InvalidOperation => "invalid operation",
         AbortCode::Unspecified => "unknown reason",
     }
