@@ -187,7 +187,7 @@ impl Entry {
             bytes: bytes.len(),
             kind: known.map(kind),
             transaction_id: known.and_then(transaction),
-            text: known.map(|record| format!("{record:?}")),
+            text: known.map(ToString::to_string),
             error: record.err().map(|error| error.to_string()),
         }
     }

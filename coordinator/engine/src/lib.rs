@@ -37,6 +37,7 @@ mod lookup;
 mod outcome;
 mod prepare;
 mod record;
+mod record_text;
 mod replay;
 mod resolve;
 mod session;
