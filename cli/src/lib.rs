@@ -151,7 +151,7 @@ mod tests {
             ),
             "participant list",
             "in-doubt list",
-            &format!("in-doubt resolve {id} 2 --committed --reason restored-from-backup --yes"),
+            &format!("in-doubt resolve {id}.2 --committed --reason restored-from-backup --yes"),
             "log verify /var/lib/unanimity/log",
             "log dump log --from 17",
         ];
@@ -169,10 +169,12 @@ mod tests {
             "tx get",
             "--timeout 0s status",
             "status --certificate b.pem",
-            &format!("in-doubt resolve {id} 2 --reason restored-from-backup"),
-            &format!("in-doubt resolve {id} 2 --committed --aborted --reason restored-from-backup"),
-            &format!("in-doubt resolve {id} 2 --committed"),
-            &format!("in-doubt resolve {id} 2 --committed --reason short"),
+            &format!("in-doubt resolve {id}.0 --committed --reason restored-from-backup"),
+            "in-doubt resolve 2 --committed --reason restored-from-backup",
+            &format!("in-doubt resolve {id}.2 --reason restored-from-backup"),
+            &format!("in-doubt resolve {id}.2 --committed --aborted --reason restored-from-backup"),
+            &format!("in-doubt resolve {id}.2 --committed"),
+            &format!("in-doubt resolve {id}.2 --committed --reason short"),
             &format!("in-doubt resolve {id} 0 --committed --reason restored-from-backup"),
         ];
         for line in bad {

@@ -60,7 +60,10 @@ fn test(install: bool) -> Result<()> {
     check()?;
     // The tests start the programs, and cargo builds only those of the package under test.
     step("build", &mut cargo("build --workspace --bins --locked"))?;
-    step("tests", &mut cargo("test --workspace --locked"))?;
+    step(
+        "tests",
+        &mut cargo("test --workspace --locked --no-fail-fast"),
+    )?;
     step(
         "release build",
         &mut cargo("build --release --bin bank-transfer --locked"),
