@@ -175,7 +175,6 @@ mod tests {
             &format!("in-doubt resolve {id}.2 --committed --aborted --reason restored-from-backup"),
             &format!("in-doubt resolve {id}.2 --committed"),
             &format!("in-doubt resolve {id}.2 --committed --reason short"),
-            &format!("in-doubt resolve {id} 0 --committed --reason restored-from-backup"),
         ];
         for line in bad {
             let parsed = Arguments::try_parse_from(format!("unanimity {line}").split_whitespace());
