@@ -38,6 +38,7 @@ async fn one_client_forces_at_most_one_write_for_each_commit() {
         committed(transfer(&client, &id, &lite, &post, 1, 1).submit().await);
     }
     let forced = strace.syncs() - before;
+    eprintln!("1 client: {forced} forced writes for 30 commits");
     assert!((1..=30).contains(&forced), "{forced} for 30 commits");
 }
 
@@ -65,6 +66,7 @@ async fn many_clients_share_their_forced_writes() {
     };
     join_all((0..CLIENTS).map(|_| work(client.clone()))).await;
     let (forced, commits) = (strace.syncs() - before, CLIENTS * EACH);
+    eprintln!("{CLIENTS} clients: {forced} forced writes for {commits} commits");
     assert!(
         forced >= 1 && forced * 4 <= commits,
         "{forced} for {commits} commits"
