@@ -119,7 +119,8 @@ async fn a_directory_in_use_is_refused_and_who_has_it_goes_on() {
 #[tokio::test]
 async fn another_log_touches_no_branch_of_the_first_and_shows_it() {
     let scratch = Scratch::new();
-    let mut coordinator = Coordinator::start(&scratch).await;
+    let setup = Setup::new(&scratch).with(&["--scan-interval=100ms"]);
+    let mut coordinator = Coordinator::start_with(setup).await;
     let lite = Bank::sqlite(&scratch, "lite").await;
     let lite_agent = Agent::start(&scratch, &coordinator, &lite).await;
     let mut held = Vec::new();
@@ -144,10 +145,10 @@ async fn another_log_touches_no_branch_of_the_first_and_shows_it() {
         .await;
         assert_eq!(foreign.kind(), InDoubtKind::Foreign, "{foreign:?}");
     }
-    // The participants are of use, and the scans between leave alone what isn't theirs.
+    // The participants are of use, and some ten scans leave alone what isn't theirs.
     let client = coordinator.client().await;
     lite_agent.connects(&coordinator).await;
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     for (bank, _, _, branch) in &held {
         committed(transfer(&client, "new", bank, &lite, 2, 5).submit().await);
         assert_eq!(bank.prepared("").await, std::slice::from_ref(branch));
