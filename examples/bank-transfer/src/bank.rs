@@ -7,7 +7,7 @@ use std::{collections::HashMap, fs};
 
 use anyhow::{Context, Result, bail};
 use sqlx::{
-    AssertSqlSafe, Row,
+    AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, Row,
     mysql::{MySqlPool, MySqlPoolOptions, MySqlRow},
     postgres::{PgPool, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions},
@@ -238,10 +238,13 @@ impl Database {
         let scheme = url.split(':').next().unwrap_or_default();
         Ok(match scheme {
             "postgres" | "postgresql" => {
+                // A pool would try for half a minute before it says what is wrong.
+                PgConnection::connect(url).await?.close().await?;
                 let pool = PgPoolOptions::new().max_connections(2);
                 Self::Postgres(pool.connect(url).await?)
             }
             "mysql" | "mariadb" => {
+                MySqlConnection::connect(url).await?.close().await?;
                 let pool = MySqlPoolOptions::new().max_connections(2);
                 Self::Mysql(pool.connect(url).await?)
             }
