@@ -169,7 +169,7 @@ fn launch(flavour: Flavour, directory: &Path, port: u16, settings: &Vec<String>)
         .args(settings)
         .current_dir(directory);
     if flavour == Flavour::Mysql {
-        server.arg("--mysqlx=OFF");
+        server.args(["--mysqlx=OFF", "--secure-file-priv=NULL"]);
     }
     Process::start(&mut server, &directory.join("server.log"))
 }
