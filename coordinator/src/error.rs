@@ -119,6 +119,9 @@ fn engine_row(refusal: &Refusal) -> Row {
         Refusal::RequestIdReused(id) => {
             row(Code::InvalidArgument, "REQUEST_ID_REUSED").with("requestId", id)
         }
+        Refusal::RequestIdForgotten(id) => {
+            row(Code::NotFound, "REQUEST_ID_FORGOTTEN").with("requestId", id)
+        }
         Refusal::ParticipantUnknown(name) => {
             row(Code::NotFound, "PARTICIPANT_UNKNOWN").with("participant", name)
         }
@@ -289,6 +292,13 @@ mod tests {
                 Code::NotFound,
                 "TRANSACTION_UNKNOWN",
                 &["transactionId"],
+                false,
+            ),
+            (
+                Refusal::RequestIdForgotten(text("r")),
+                Code::NotFound,
+                "REQUEST_ID_FORGOTTEN",
+                &["requestId"],
                 false,
             ),
             (

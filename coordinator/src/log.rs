@@ -372,8 +372,10 @@ impl Writer {
         let Some(keep_from) = self.trim.take() else {
             return;
         };
+        // Whoever watches for a disk that hangs watches this too.
+        self.gauge.append_starts();
         match self.wal.trim(keep_from.0) {
-            Ok(()) => {}
+            Ok(()) => self.gauge.append_ends(),
             Err(failure) => fail_stop(&failure),
         }
     }

@@ -4,6 +4,9 @@
 //! prepare that the database must refuse. Those who compete for the same participant go first come, first served; a transaction that waits
 //! for a full or hung participant holds nothing and delays nobody who does not need that participant.
 //!
+//! A waiting transaction is looked at only when a participant that keeps it waiting has room again: it is *parked* there. So those who wait
+//! for a hung participant cost the others nothing.
+//!
 //! Nobody starves: one that was passed over while every participant that it waits for let [`PATIENCE`] others in has its place kept on all
 //! of them. A participant that lets nobody in (it hangs) gives no such right, so it can't stop the others.
 
@@ -25,10 +28,16 @@ pub(crate) struct Participant {
     pub(crate) registered: bool,
     /// It can prove one-phase commits.
     pub(crate) one_phase: bool,
+    /// The database behind it, as its last session said.
+    pub(crate) resource: String,
+    /// What its record, durable or on its way, says of that.
+    pub(crate) recorded: Option<bool>,
     /// Open and welcomed.
     pub(crate) sessions: BTreeSet<SessionId>,
     /// Transactions in the queue that need it, by place.
     pub(crate) waiting: BTreeMap<u64, TransactionId>,
+    /// Those of them to look at when it has room.
+    parked: BTreeMap<u64, TransactionId>,
     /// Branches with a decision, or a question for proof, that have no session to go to.
     pub(crate) undelivered: BTreeSet<BranchKey>,
     /// Slots granted so far.
@@ -69,14 +78,44 @@ impl Engine {
                 .or_default()
                 .waiting
                 .insert(place, id);
-            self.queue.freed.insert(name.clone());
         }
         if let Some(transaction) = self.table.find_mut(&id) {
             transaction.phase = Phase::Waiting { place };
         }
-        if names.is_empty() {
-            self.leave_queue(&id);
-            self.start(id);
+        match names.first() {
+            Some(first) => {
+                let first = first.clone();
+                let blocked = self.park_where_full(place, &id);
+                if !blocked {
+                    self.park_at(&first, place, id);
+                    self.queue.freed.insert(first);
+                }
+            }
+            None => {
+                self.leave_queue(&id);
+                self.start(id);
+            }
+        }
+    }
+
+    /// Parks a transaction at a participant that has no room for it. False where they all have.
+    fn park_where_full(&mut self, place: u64, id: &TransactionId) -> bool {
+        let names = self.participants_of(id);
+        let full = names.iter().find(|name| self.free_session(name).is_none());
+        full.inspect(|name| self.park_at(name, place, *id))
+            .is_some()
+    }
+
+    fn park_at(&mut self, name: &ParticipantName, place: u64, id: TransactionId) {
+        if let Some(participant) = self.participants.get_mut(name) {
+            participant.parked.insert(place, id);
+        }
+    }
+
+    /// Keeps its place at all of its participants.
+    fn park_everywhere(&mut self, place: u64, id: &TransactionId) {
+        for name in self.participants_of(id) {
+            self.park_at(&name, place, *id);
         }
     }
 
@@ -89,6 +128,7 @@ impl Engine {
         for name in self.participants_of(id) {
             if let Some(participant) = self.participants.get_mut(&name) {
                 participant.waiting.remove(&place);
+                participant.parked.remove(&place);
             }
             self.queue.freed.insert(name);
         }
@@ -150,30 +190,33 @@ impl Engine {
         while let Some(name) = self.queue.freed.pop_first() {
             let mut after = None;
             while self.free_session(&name).is_some() {
-                let Some((place, id)) = self.next_waiting(&name, after) else {
+                let Some((place, id)) = self.next_parked(&name, after) else {
                     break;
                 };
                 after = Some(place);
                 if self.grantable(&id) {
                     self.grant(id);
                 } else if self.is_starving(place, &id) {
+                    self.park_everywhere(place, &id);
                     break;
+                } else {
+                    if let Some(participant) = self.participants.get_mut(&name) {
+                        participant.parked.remove(&place);
+                    }
+                    self.park_where_full(place, &id);
                 }
             }
         }
     }
 
-    fn next_waiting(
+    fn next_parked(
         &self,
         name: &ParticipantName,
         after: Option<u64>,
     ) -> Option<(u64, TransactionId)> {
-        let waiting = &self.participants.get(name)?.waiting;
+        let parked = &self.participants.get(name)?.parked;
         let from = after.map_or(0, |place| place + 1);
-        waiting
-            .range(from..)
-            .next()
-            .map(|(place, id)| (*place, *id))
+        parked.range(from..).next().map(|(place, id)| (*place, *id))
     }
 
     fn grantable(&self, id: &TransactionId) -> bool {

@@ -6,6 +6,7 @@
 
 use crate::{
     decide::heuristic_of,
+    effect::Effect,
     engine::{Engine, Pending},
     id::{Seq, TransactionId},
     record::Record,
@@ -19,6 +20,8 @@ const STEP: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Checkpoint {
     running: Option<Running>,
+    /// Its end is not durable yet.
+    unfinished: bool,
 }
 
 #[derive(Debug)]
@@ -28,7 +31,12 @@ struct Running {
 }
 
 impl Engine {
+    /// One at a time: a checkpoint that fills a segment by itself would else start the next, for ever.
     pub(crate) fn begin_checkpoint(&mut self) {
+        if self.checkpoint.unfinished {
+            return;
+        }
+        self.checkpoint.unfinished = true;
         let begin = self.append(Record::CheckpointBegin {
             epoch: self.epoch,
             forgotten: self.table.forgotten(),
@@ -36,8 +44,7 @@ impl Engine {
         let registered: Vec<_> = self
             .participants
             .iter()
-            .filter(|(_, p)| p.registered)
-            .map(|(n, p)| (n.clone(), p.one_phase))
+            .filter_map(|(name, p)| Some((name.clone(), p.recorded?)))
             .collect();
         for (name, one_phase) in registered {
             self.append(Record::Participant { name, one_phase });
@@ -65,6 +72,11 @@ impl Engine {
             self.append(record);
         }
         if whole {
+            // What was forgotten since the beginning, and so was not come by, must not be presumed aborted.
+            self.append(Record::CheckpointBegin {
+                epoch: self.epoch,
+                forgotten: self.table.forgotten(),
+            });
             self.append_then(Record::CheckpointEnd, Pending::Trim(begin));
         } else {
             self.checkpoint.running = Some(Running {
@@ -72,6 +84,11 @@ impl Engine {
                 cursor: last,
             });
         }
+    }
+
+    pub(crate) fn checkpoint_ended(&mut self, begin: Seq) {
+        self.checkpoint.unfinished = false;
+        self.push(Effect::Trim(begin));
     }
 
     pub(crate) fn checkpoint_running(&self) -> bool {

@@ -10,6 +10,12 @@ use crate::{
     transaction::{Branch, Outcome, Phase, Transaction},
 };
 
+/// How much longer a repeated call may have been on its way than the first one.
+const ARRIVAL_MS: u64 = 30_000;
+
+/// How many calls may wait for one transaction.
+const WAITERS_MAX: usize = 64;
+
 impl Engine {
     pub(crate) fn submit(&mut self, submit: Submit) {
         let given = submit
@@ -44,6 +50,9 @@ impl Engine {
         ) {
             return;
         }
+        if let Some(refusal) = self.may_have_run(&submit.request_id, submit.unique, submit.age_ms) {
+            return self.refuse(submit.ticket, refusal);
+        }
         if let Err(refusal) = self.may_start("branches", &names) {
             return self.refuse(submit.ticket, refusal);
         }
@@ -68,6 +77,9 @@ impl Engine {
     pub(crate) fn begin(&mut self, begin: Begin) {
         if self.repeats(begin.ticket, &begin.request_id, 0, true) {
             return;
+        }
+        if let Some(refusal) = self.may_have_run(&begin.request_id, begin.unique, begin.age_ms) {
+            return self.refuse(begin.ticket, refusal);
         }
         if let Err(refusal) = self.may_start("participants", &begin.participants) {
             return self.refuse(begin.ticket, refusal);
@@ -123,17 +135,59 @@ impl Engine {
             first.id,
             first.fingerprint == fingerprint || first.fingerprint == UNKNOWN_FINGERPRINT,
         );
-        let answerable =
-            first.is_ended() || matches!(first.phase, Phase::Active) && first.interactive;
+        let answerable = match first.phase {
+            Phase::Ended(_) | Phase::Aborting(_) => true,
+            Phase::Active => first.interactive,
+            _ => false,
+        };
         let answerable = answerable || decided && matches!(first.phase, Phase::Committing);
         if !same {
             self.refuse(ticket, Refusal::RequestIdReused(request.as_str().into()));
         } else if answerable {
             self.answer_view(ticket, &id);
-        } else if let Some(first) = self.table.find_mut(&id) {
-            first.waiters.push(ticket);
+        } else {
+            self.wait(ticket, &id);
         }
         true
+    }
+
+    /// Lets a call wait for a transaction's end. Those who have waited longest are told to ask again where there are too many: a client that
+    /// repeats its call has left the earlier ones behind.
+    fn wait(&mut self, ticket: Ticket, id: &TransactionId) {
+        let Some(transaction) = self.table.find_mut(id) else {
+            return;
+        };
+        transaction.waiters.push(ticket);
+        if transaction.waiters.len() <= WAITERS_MAX {
+            return;
+        }
+        let oldest = transaction.waiters.remove(0);
+        let unsettled = transaction.branches.iter().find(|b| !b.state.is_settled());
+        let participant = unsettled
+            .map(|b| b.participant.to_string())
+            .unwrap_or_default();
+        self.refuse(
+            oldest,
+            Refusal::OutcomePending {
+                transaction: *id,
+                participant,
+            },
+        );
+    }
+
+    /// A request that comes again, and whose first outcome may be forgotten, must not run again.
+    fn may_have_run(
+        &self,
+        request: &Option<RequestId>,
+        unique: u128,
+        age_ms: u64,
+    ) -> Option<Refusal> {
+        let request = request.as_ref().filter(|_| age_ms > 0)?;
+        let now = self.mint(unique).unix_ms();
+        let first_sent = now.saturating_sub(age_ms.saturating_add(ARRIVAL_MS));
+        self.table
+            .may_have_forgotten(first_sent)
+            .then(|| Refusal::RequestIdForgotten(request.as_str().into()))
     }
 
     fn may_start(&self, field: &str, names: &[ParticipantName]) -> Result<(), Refusal> {
@@ -292,6 +346,13 @@ impl Engine {
         let (Some(session), true) = (only, unused) else {
             return Err(Refusal::TransactionNotOpen(*id));
         };
+        if let Some(full) = self
+            .sessions
+            .get(&session)
+            .filter(|s| s.held.len() >= s.capacity as usize)
+        {
+            return Err(Refusal::ParticipantBusy(full.participant.as_str().into()));
+        }
         let key = BranchKey {
             transaction: *id,
             branch: number,
@@ -369,6 +430,8 @@ impl Engine {
             return;
         };
         let (_, ticket) = branch.executing.swap_remove(index);
+        // After its vote nothing of the branch can fail any more.
+        let active = branch.state == BranchState::Active;
         match result {
             Ok(rows) => self.answer(ticket, Ok(Answer::Executed(rows))),
             Err(mut reason) => {
@@ -381,8 +444,10 @@ impl Engine {
                         reason: reason.clone(),
                     },
                 );
-                self.settle(key, BranchState::Aborted);
-                self.begin_abort(transaction, reason);
+                if active {
+                    self.settle(key, BranchState::Aborted);
+                    self.begin_abort(transaction, reason);
+                }
             }
         }
     }
@@ -404,9 +469,7 @@ impl Engine {
             | Phase::Preparing
             | Phase::Delegated { .. }
             | Phase::Deciding
-            | Phase::Committing => {
-                transaction.waiters.push(ticket);
-            }
+            | Phase::Committing => self.wait(ticket, &id),
         }
     }
 
@@ -419,11 +482,14 @@ impl Engine {
                 self.begin_abort(id, reason);
                 self.answer_view(ticket, &id);
             }
-            Phase::Aborting(_) | Phase::Ended(Outcome::Aborted(_)) => self.answer_view(ticket, &id),
+            Phase::Aborting(_)
+            | Phase::Ended(Outcome::Aborted(_) | Outcome::Heuristic(Some(_))) => {
+                self.answer_view(ticket, &id);
+            }
             Phase::Delegated { .. }
             | Phase::Deciding
             | Phase::Committing
-            | Phase::Ended(Outcome::Committed | Outcome::Heuristic(_)) => {
+            | Phase::Ended(Outcome::Committed | Outcome::Heuristic(None)) => {
                 self.refuse(ticket, Refusal::TransactionDecided(id));
             }
         }

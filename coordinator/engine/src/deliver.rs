@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A decision that was not answered is sent again after this long: the participant absorbs what it has done already.
-const UNANSWERED_MS: u64 = 10_000;
+pub(crate) const UNANSWERED_MS: u64 = 10_000;
 
 impl Engine {
     /// Sends a branch what is due to it, if its participant has a session; else it waits for one to open.

@@ -165,6 +165,11 @@ pub enum Refusal {
         "request_id: {0:?} was used before for a transaction with other content; use a fresh one"
     )]
     RequestIdReused(String),
+    /// It came again so late that what it did the first time may be forgotten.
+    #[error(
+        "request_id: {0:?} was first sent so long ago that its outcome may be forgotten; nothing was done now, ask the databases themselves"
+    )]
+    RequestIdForgotten(String),
     /// The engine is full.
     #[error("{0} transactions are in flight, which is the limit; try again later")]
     TooManyTransactions(usize),

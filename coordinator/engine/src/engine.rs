@@ -178,6 +178,7 @@ impl Engine {
             self.now,
             self.settings.retention_ms,
             self.settings.max_remembered,
+            self.log,
         );
     }
 
@@ -257,6 +258,7 @@ impl Engine {
             match timer {
                 Timer::Deadline(id) => self.time_is_up(id),
                 Timer::Deliver(key) => self.deliver_again(at, key),
+                Timer::Inquiry(id) => self.inquiry_is_late(at, id),
                 Timer::Scan => self.scan(),
             }
         }
@@ -281,7 +283,7 @@ impl Engine {
                     resolution,
                     reason,
                 } => self.resolved(ticket, key, resolution, reason),
-                Pending::Trim(seq) => self.push(Effect::Trim(seq)),
+                Pending::Trim(begin) => self.checkpoint_ended(begin),
             }
         }
     }

@@ -99,9 +99,11 @@ impl Engine {
                 },
             );
         };
-        let branch = transaction
-            .branch(key.branch)
-            .filter(|b| b.participant == *name);
+        let branch = transaction.branch(key.branch);
+        if branch.is_some_and(|b| b.participant != *name) {
+            // Two databases on one server list each other's branches. That one is for its own participant to end.
+            return;
+        }
         let proof = branch.map(|b| b.proof.clone()).unwrap_or_default();
         let (state, unsent) = (
             branch.map(|b| b.state),
@@ -114,7 +116,12 @@ impl Engine {
                 }
             }
             // It proved its commit, and this report was made before that, or it was restored since: the decision stands.
-            (Phase::Ended(Outcome::Committed), Some(BranchState::Committed)) => {
+            // One that was lost is found again.
+            (Phase::Ended(Outcome::Committed), Some(BranchState::Committed))
+            | (
+                Phase::Ended(Outcome::Heuristic(None)),
+                Some(BranchState::Committed | BranchState::Lost),
+            ) => {
                 self.send(session, Downward::Commit { key, proof });
             }
             (Phase::Aborting(_), Some(state)) if !state.is_settled() => {
@@ -122,7 +129,11 @@ impl Engine {
                     self.deliver(key);
                 }
             }
-            (Phase::Aborting(_) | Phase::Ended(Outcome::Aborted(_)), _) => {
+            (
+                Phase::Aborting(_)
+                | Phase::Ended(Outcome::Aborted(_) | Outcome::Heuristic(Some(_))),
+                _,
+            ) => {
                 self.send(session, Downward::Abort { key, proof });
             }
             // A branch that the commit record does not name did not vote yes.
@@ -136,7 +147,7 @@ impl Engine {
                 | Phase::Delegated { .. }
                 | Phase::Deciding
                 | Phase::Committing
-                | Phase::Ended(Outcome::Committed | Outcome::Heuristic(_)),
+                | Phase::Ended(Outcome::Committed | Outcome::Heuristic(None)),
                 _,
             ) => {}
         }

@@ -105,6 +105,8 @@ pub struct Submit {
     pub fingerprint: u64,
     /// The branches, no participant twice.
     pub branches: Vec<(ParticipantName, Payload)>,
+    /// Milliseconds since the client first sent the request id; 0 the first time.
+    pub age_ms: u64,
     /// Milliseconds until it is aborted if undecided.
     pub timeout_ms: u64,
     /// Answer at the durable decision rather than when every branch has committed.
@@ -124,6 +126,8 @@ pub struct Begin {
     pub request_id: Option<RequestId>,
     /// Who will take part.
     pub participants: Vec<ParticipantName>,
+    /// Milliseconds since the client first sent the request id; 0 the first time.
+    pub age_ms: u64,
     /// Milliseconds until it is aborted if undecided.
     pub timeout_ms: u64,
     /// W3C trace context, or empty.

@@ -8,11 +8,14 @@ use std::collections::BTreeSet;
 
 use crate::{
     client::{NEVER, UNKNOWN_FINGERPRINT},
+    deliver::UNANSWERED_MS,
     effect::{Answer, Downward, Refusal, TransactionView},
     engine::Engine,
-    id::{BranchKey, ParticipantName, RequestId, SessionId, Ticket, TransactionId},
+    id::{BranchKey, Moment, ParticipantName, RequestId, SessionId, Ticket, TransactionId},
     input::Completion,
     outcome::{AbortCode, AbortReason, BranchState, TransactionState},
+    prepare::LOOKED_UP,
+    timer::Timer,
     transaction::{Outcome, Phase, Transaction},
 };
 
@@ -20,6 +23,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Inquiry {
     waiters: Vec<Ticket>,
+    /// When whoever asked is told to ask again.
+    until: Moment,
     outstanding: BTreeSet<ParticipantName>,
 }
 
@@ -61,21 +66,24 @@ impl Engine {
             };
             return self.refuse(ticket, refusal);
         }
+        let until = self.now.after_ms(UNANSWERED_MS);
         let outstanding = asked.iter().map(|(name, _)| name.clone()).collect();
         self.inquiries.insert(
             id,
             Inquiry {
                 waiters: vec![ticket],
+                until,
                 outstanding,
             },
         );
+        self.timers.set(until, Timer::Inquiry(id));
         for session in asked.into_iter().filter_map(|(_, session)| session) {
             self.send(
                 session,
                 Downward::Prove {
                     key: BranchKey {
                         transaction: id,
-                        branch: 1,
+                        branch: LOOKED_UP,
                     },
                 },
             );
@@ -168,7 +176,7 @@ impl Engine {
     }
 
     fn close_inquiry(&mut self, id: TransactionId, outcome: Outcome) {
-        let Some(inquiry) = self.inquiries.remove(&id) else {
+        let Some(inquiry) = self.take_inquiry(id) else {
             return;
         };
         self.remember(id, None, outcome);
@@ -177,8 +185,14 @@ impl Engine {
         }
     }
 
+    fn take_inquiry(&mut self, id: TransactionId) -> Option<Inquiry> {
+        let inquiry = self.inquiries.remove(&id)?;
+        self.timers.clear(inquiry.until, Timer::Inquiry(id));
+        Some(inquiry)
+    }
+
     fn postpone_inquiry(&mut self, id: TransactionId, name: &ParticipantName) {
-        let Some(inquiry) = self.inquiries.remove(&id) else {
+        let Some(inquiry) = self.take_inquiry(id) else {
             return;
         };
         for ticket in inquiry.waiters {
@@ -190,7 +204,15 @@ impl Engine {
         }
     }
 
-    /// Its participant went away: whoever asked must ask again.
+    /// Somebody did not answer: whoever asked must ask again.
+    pub(crate) fn inquiry_is_late(&mut self, at: Moment, id: TransactionId) {
+        let inquiry = self.inquiries.get(&id).filter(|i| i.until == at);
+        if let Some(name) = inquiry.and_then(|i| i.outstanding.first().cloned()) {
+            self.postpone_inquiry(id, &name);
+        }
+    }
+
+    /// A session of its participant, perhaps the one that was asked, went away: whoever asked must ask again.
     pub(crate) fn drop_inquiries(&mut self, name: &ParticipantName) {
         let waits =
             |(id, i): (&TransactionId, &Inquiry)| i.outstanding.contains(name).then_some(*id);
@@ -206,6 +228,9 @@ impl Engine {
     }
 
     fn remember(&mut self, id: TransactionId, request_id: Option<RequestId>, outcome: Outcome) {
+        if self.table.find(&id).is_some() {
+            return; // A look-up and a repeated request may find out at the same time.
+        }
         self.table.insert(Transaction {
             id,
             request_id,

@@ -9,6 +9,9 @@ use crate::{
     transaction::{Outcome, Phase},
 };
 
+/// The branch that may commit in one phase.
+pub(crate) const LOOKED_UP: u32 = 1;
+
 impl Engine {
     /// Its slots are granted.
     pub(crate) fn start(&mut self, id: TransactionId) {
@@ -73,7 +76,8 @@ impl Engine {
             };
             prepares.push((session, key, branch.work.take()));
         }
-        let only = prepares.len() == 1;
+        // Only branch 1: that is the one whose marker a look-up asks for after a restart, when nothing else is known of the transaction.
+        let only = prepares.len() == 1 && prepares[0].1.branch == LOOKED_UP;
         let one_phase = only
             && self
                 .sessions

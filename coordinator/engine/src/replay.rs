@@ -94,9 +94,10 @@ impl Replay {
             } => {
                 let id = decision.transaction;
                 self.commit(decision);
-                self.settle(id, heuristics);
                 if ended {
-                    self.end(id, Vec::new());
+                    self.end(id, heuristics);
+                } else {
+                    self.settle(id, heuristics);
                 }
             }
             Record::CheckpointEnd => {
@@ -167,18 +168,20 @@ impl Replay {
         }
     }
 
+    /// Its list is the whole truth: an operator's word that came after a branch's proof counts for nothing.
     fn end(&mut self, id: TransactionId, heuristics: Vec<Heuristic>) {
+        let Some(transaction) = self.transactions.get_mut(&id) else {
+            return;
+        };
+        for branch in &mut transaction.branches {
+            branch.state = BranchState::Committed;
+            branch.resolution.clear();
+            branch.last_error.clear();
+        }
         self.settle(id, heuristics);
         let Some(transaction) = self.transactions.get_mut(&id) else {
             return;
         };
-        for branch in transaction
-            .branches
-            .iter_mut()
-            .filter(|b| !b.state.is_settled())
-        {
-            branch.state = BranchState::Committed;
-        }
         let heuristic = transaction.branches.iter().any(|b| b.state.is_heuristic());
         transaction.phase = Phase::Ended(if heuristic {
             Outcome::Heuristic(None)
@@ -197,9 +200,10 @@ impl Replay {
             let participant = engine.participants.entry(name).or_default();
             participant.registered = true;
             participant.one_phase = one_phase;
+            participant.recorded = Some(one_phase);
         }
         if let Some(forgotten) = self.forgotten {
-            engine.table.set_forgotten(forgotten);
+            engine.table.restore_forgotten(forgotten);
         }
         for (id, transaction) in self.transactions {
             let committing = transaction.phase == Phase::Committing;

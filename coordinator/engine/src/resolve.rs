@@ -6,6 +6,7 @@ use crate::{
     id::{BranchKey, Ticket, TransactionId},
     outcome::{BranchState, Resolution, TransactionState},
     record::Record,
+    transaction::Phase,
 };
 
 impl Engine {
@@ -83,8 +84,34 @@ impl Engine {
                 }
             }
             self.end_if_settled(key.transaction);
+        } else {
+            self.take_back(key);
         }
         self.answer_view(ticket, &key.transaction);
+    }
+
+    /// A branch proved its outcome while the operator's word was on its way to disk. The log must say so too, before the end does.
+    fn take_back(&mut self, key: BranchKey) {
+        let Some(transaction) = self.table.find(&key.transaction) else {
+            return;
+        };
+        let Some(branch) = transaction
+            .branch(key.branch)
+            .filter(|b| b.resolution.is_empty())
+        else {
+            return;
+        };
+        let resolution = match branch.state {
+            BranchState::Committed => Resolution::Committed,
+            _ => Resolution::Aborted,
+        };
+        if transaction.phase == Phase::Committing {
+            self.append(Record::Resolve {
+                branch: key,
+                resolution,
+                reason: String::new(),
+            });
+        }
     }
 }
 

@@ -56,12 +56,14 @@ impl Engine {
             .participants
             .entry(opened.participant.clone())
             .or_default();
-        let peers = participant
-            .sessions
-            .iter()
-            .filter_map(|id| self.sessions.get(id));
+        // A decision must not go to another database than the one that voted.
+        let owed = Some(&participant.resource)
+            .filter(|r| !r.is_empty() && !participant.undelivered.is_empty());
+        let peers = self.sessions.values();
+        let peers = peers.filter(|s| s.participant == opened.participant);
         if let Some(held) = peers
             .map(|s| &s.resource)
+            .chain(owed)
             .find(|r| **r != opened.resource)
             .cloned()
         {
@@ -90,9 +92,11 @@ impl Engine {
         if known {
             return self.welcome(opened.session);
         }
+        let one_phase = participant.one_phase || opened.one_phase;
+        participant.recorded = Some(one_phase);
         let record = Record::Participant {
             name: opened.participant,
-            one_phase: opened.one_phase,
+            one_phase,
         };
         self.append_then(record, Pending::Welcome(opened.session));
     }
@@ -103,9 +107,11 @@ impl Engine {
             return;
         };
         let (name, one_phase) = (session.participant.clone(), session.one_phase);
+        let resource = session.resource.clone();
         let found = std::mem::take(&mut session.in_doubt);
         let participant = self.participants.entry(name.clone()).or_default();
         participant.registered = true;
+        participant.resource = resource;
         participant.one_phase |= one_phase;
         participant.sessions.insert(id);
         let undelivered: Vec<_> = participant.undelivered.iter().copied().collect();
@@ -131,8 +137,8 @@ impl Engine {
         }
         if gone {
             self.drop_waiting(&session.participant);
-            self.drop_inquiries(&session.participant);
         }
+        self.drop_inquiries(&session.participant);
     }
 
     fn branch_cut_off(&mut self, key: BranchKey) {

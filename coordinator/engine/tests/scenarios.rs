@@ -1,223 +1,15 @@
-//! One behaviour at a time, by hand: inputs in, effects out.
+//! One behaviour at a time, by hand.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
+mod bench;
+
+use bench::*;
 use unanimity_engine::{
-    AbortCode, AbortReason, Answer, Begin, BranchKey, BranchState, Completion, Downward, Effect,
-    Engine, Epoch, Found, InDoubtKind, Input, LogId, Moment, Opened, ParticipantName, Record,
-    Refusal, Replay, RequestId, Resolution, Seq, SessionId, Settings, Submit, Ticket,
-    TransactionId, TransactionState, Upward, Vote,
+    AbortCode, Answer, Begin, BranchKey, BranchState, Completion, Downward, Epoch, Found,
+    InDoubtKind, Input, LogId, Moment, Record, Refusal, Replay, RequestId, Resolution, Seq,
+    SessionId, Settings, Ticket, TransactionId, TransactionState, Upward, Vote,
 };
-
-const LOG: LogId = LogId(1);
-
-struct Bench {
-    engine: Engine,
-    now: Moment,
-    log: Vec<Record>,
-    synced: usize,
-    forced: usize,
-    sent: Vec<(SessionId, Downward)>,
-    answers: Vec<(Ticket, Result<Answer, Refusal>)>,
-    closed: Vec<Refusal>,
-    trimmed: Option<Seq>,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Bench::with(Vec::new(), Settings::default())
-    }
-
-    fn with(log: Vec<Record>, settings: Settings) -> Self {
-        let mut replay = Replay::new();
-        log.iter().cloned().for_each(|record| replay.apply(record));
-        let next = Seq(log.len() as u64 + 1);
-        let engine = replay.start(LOG, settings, next, Moment(0));
-        let synced = log.len();
-        let mut bench = Bench {
-            engine,
-            now: Moment(0),
-            log,
-            synced,
-            forced: 0,
-            sent: Vec::new(),
-            answers: Vec::new(),
-            closed: Vec::new(),
-            trimmed: None,
-        };
-        bench.drain();
-        bench.sync();
-        bench
-    }
-
-    /// Dies and comes back with what was synced.
-    fn restart(self) -> Self {
-        let log = self.log[..self.synced].to_vec();
-        Bench::with(log, Settings::default())
-    }
-
-    fn give(&mut self, input: Input) {
-        self.engine.handle(self.now, input);
-        self.drain();
-    }
-
-    fn drain(&mut self) {
-        while let Some(effect) = self.engine.poll_effect() {
-            match effect {
-                Effect::Append {
-                    seq,
-                    record,
-                    forced,
-                } => {
-                    self.log.push(record);
-                    assert_eq!(seq.0, self.log.len() as u64);
-                    self.forced += usize::from(forced);
-                }
-                Effect::Send { session, message } => self.sent.push((session, message)),
-                Effect::Answer { ticket, answer } => self.answers.push((ticket, answer)),
-                Effect::Close { refusal, .. } => self.closed.push(refusal),
-                Effect::Trim(seq) => self.trimmed = Some(seq),
-                Effect::Report(_) => {}
-            }
-        }
-    }
-
-    fn sync(&mut self) {
-        self.synced = self.log.len();
-        self.give(Input::Durable(Seq(self.synced as u64)));
-    }
-
-    fn open(&mut self, session: u64, participant: &str, capacity: u32, one_phase: bool) {
-        self.give(Input::SessionOpened(opened(
-            session,
-            participant,
-            capacity,
-            one_phase,
-        )));
-        self.sync();
-    }
-
-    fn submit(&mut self, ticket: u64, participants: &[&str]) -> TransactionId {
-        self.submit_as(ticket, participants, None)
-    }
-
-    fn submit_as(
-        &mut self,
-        ticket: u64,
-        participants: &[&str],
-        request: Option<&str>,
-    ) -> TransactionId {
-        let unique = u128::from(ticket) << 80;
-        self.give(Input::Submit(Submit {
-            ticket: Ticket(ticket),
-            unique,
-            request_id: request.and_then(RequestId::parse),
-            fingerprint: participants.len() as u64,
-            branches: participants
-                .iter()
-                .map(|p| (name(p), b"w"[..].into()))
-                .collect(),
-            timeout_ms: 1_000,
-            answer_decided: false,
-            traceparent: String::new(),
-        }));
-        TransactionId {
-            log: LOG,
-            epoch: self.engine.incarnation().epoch,
-            unique,
-        }
-    }
-
-    fn vote(&mut self, session: u64, transaction: TransactionId, branch: u32, vote: Vote) {
-        let key = BranchKey {
-            transaction,
-            branch,
-        };
-        self.give(Input::Message {
-            session: SessionId(session),
-            message: Upward::Vote { key, vote },
-        });
-    }
-
-    fn complete(
-        &mut self,
-        session: u64,
-        transaction: TransactionId,
-        branch: u32,
-        completion: Completion,
-    ) {
-        let key = BranchKey {
-            transaction,
-            branch,
-        };
-        self.give(Input::Message {
-            session: SessionId(session),
-            message: Upward::Completion { key, completion },
-        });
-    }
-
-    fn sent_to(&mut self, session: u64) -> Vec<Downward> {
-        let (mine, rest) = std::mem::take(&mut self.sent)
-            .into_iter()
-            .partition(|(s, _)| s.0 == session);
-        self.sent = rest;
-        let mine: Vec<(SessionId, Downward)> = mine;
-        mine.into_iter()
-            .map(|(_, m)| m)
-            .filter(|m| !matches!(m, Downward::ListInDoubt | Downward::Welcome(_)))
-            .collect()
-    }
-
-    fn told(&self, ticket: u64) -> Option<TransactionState> {
-        self.answers.iter().find_map(|(t, answer)| match answer {
-            Ok(Answer::Transaction(view)) if t.0 == ticket => Some(view.state),
-            _ => None,
-        })
-    }
-
-    fn refused(&self, ticket: u64) -> Option<&Refusal> {
-        self.answers
-            .iter()
-            .find(|(t, _)| t.0 == ticket)
-            .and_then(|(_, answer)| answer.as_ref().err())
-    }
-}
-
-fn name(text: &str) -> ParticipantName {
-    ParticipantName::parse(text).unwrap()
-}
-
-fn opened(session: u64, participant: &str, capacity: u32, one_phase: bool) -> Opened {
-    Opened {
-        session: SessionId(session),
-        participant: name(participant),
-        agent: "test".into(),
-        resource: participant.into(),
-        capacity,
-        one_phase,
-        in_doubt: Vec::new(),
-    }
-}
-
-fn yes() -> Vote {
-    Vote::Yes { proof: "42".into() }
-}
-
-fn no(code: AbortCode) -> AbortReason {
-    AbortReason {
-        code,
-        participant: String::new(),
-        message: "because".into(),
-    }
-}
-
-fn two() -> Bench {
-    let mut bench = Bench::new();
-    bench.open(1, "a", 8, false);
-    bench.open(2, "b", 8, false);
-    bench.forced = 0;
-    bench
-}
 
 #[test]
 fn a_commit_is_sent_and_told_only_once_its_record_is_durable() {
@@ -686,6 +478,7 @@ fn an_interactive_transaction_executes_then_commits() {
         unique: 77,
         request_id: None,
         participants: vec![name("a")],
+        age_ms: 0,
         timeout_ms: 1_000,
         traceparent: String::new(),
     }));

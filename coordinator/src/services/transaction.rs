@@ -35,6 +35,7 @@ impl TransactionService for Transactions {
             self.0.catalog.check(participant, field, operation)
         })?;
         let request_id = request::request_id(&given.request_id)?;
+        let age_ms = request::age_ms(given.age)?;
         let timeout_ms = self.0.timeouts.check(given.timeout)?;
         let answer_decided = request::answer_decided(given.answer_time)?;
         let fingerprint = fingerprint::of(branches.iter().map(|(name, work)| (name, &work[..])));
@@ -48,6 +49,7 @@ impl TransactionService for Transactions {
                     .into_iter()
                     .map(|(name, operations)| (name, wire::work(operations)))
                     .collect(),
+                age_ms,
                 timeout_ms,
                 answer_decided,
                 traceparent,
@@ -68,6 +70,7 @@ impl TransactionService for Transactions {
         let given = request.into_inner();
         let request_id = request::request_id(&given.request_id)?;
         let participants = request::participants(&given.participants)?;
+        let age_ms = request::age_ms(given.age)?;
         let timeout_ms = self.0.timeouts.check(given.timeout)?;
         let begin = move |ticket| {
             Input::Begin(Begin {
@@ -75,6 +78,7 @@ impl TransactionService for Transactions {
                 unique: Uuid::now_v7().as_u128(),
                 request_id,
                 participants,
+                age_ms,
                 timeout_ms,
                 traceparent,
             })

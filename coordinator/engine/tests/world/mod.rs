@@ -42,7 +42,7 @@ pub(crate) struct Site {
     pub(crate) session: Option<SessionId>,
     pub(crate) branches: BTreeMap<BranchKey, Local>,
     /// Marker rows: committed in one phase, or a tombstone.
-    pub(crate) markers: BTreeMap<TransactionId, bool>,
+    pub(crate) markers: BTreeMap<BranchKey, bool>,
     pub(crate) requests: BTreeMap<String, TransactionId>,
     pub(crate) inbox: VecDeque<(SessionId, Downward)>,
     pub(crate) outbox: VecDeque<(SessionId, Upward)>,
@@ -102,7 +102,7 @@ impl Site {
     }
 
     fn commit_in_one_phase(&mut self, key: BranchKey, request: &str, random: &mut Random) -> Vote {
-        match self.markers.get(&key.transaction) {
+        match self.markers.get(&key) {
             Some(true) => return Vote::Committed,
             Some(false) => return no(),
             None => {}
@@ -113,7 +113,7 @@ impl Site {
         if random.below(5) == 0 {
             return no();
         }
-        self.markers.insert(key.transaction, true);
+        self.markers.insert(key, true);
         self.branches.insert(key, Local::Committed);
         if !request.is_empty() {
             self.requests.insert(request.into(), key.transaction);
@@ -143,7 +143,7 @@ impl Site {
     }
 
     fn prove(&mut self, key: BranchKey) -> Completion {
-        match *self.markers.entry(key.transaction).or_insert(false) {
+        match *self.markers.entry(key).or_insert(false) {
             true => Completion::Committed,
             false => Completion::Aborted,
         }
@@ -336,6 +336,7 @@ impl World {
             request_id: request.and_then(RequestId::parse),
             fingerprint: sites.iter().fold(1, |hash, s| hash * 31 + *s as u64),
             branches,
+            age_ms: 0,
             timeout_ms: 5_000,
             answer_decided,
             traceparent: String::new(),
