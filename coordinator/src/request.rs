@@ -85,8 +85,8 @@ pub(crate) fn request_id(given: &str) -> Result<Option<RequestId>, Refused> {
 /// How long ago the client first sent its request id; 0 where it says nothing.
 pub(crate) fn age_ms(given: Option<prost_types::Duration>) -> Result<u64, Refused> {
     let Some(given) = given else { return Ok(0) };
-    let age = Duration::try_from(given)
-        .map_err(|_| Refused::invalid("age", "must not be negative"))?;
+    let age =
+        Duration::try_from(given).map_err(|_| Refused::invalid("age", "must not be negative"))?;
     Ok(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 

@@ -1,5 +1,7 @@
 //! Databases that can't keep a vote, that are killed, or in which somebody did our work by hand.
 
+use std::time::Duration;
+
 use unanimity_client::Outcome;
 use unanimity_proto::v1::{BranchState, TransactionState};
 use unanimity_tests::{
@@ -8,7 +10,7 @@ use unanimity_tests::{
     mariadb::{Flavour, Mariadb},
     patience::becomes,
     postgres::Postgres,
-    system::{Agent, Coordinator, Scratch, ended},
+    system::{Agent, Coordinator, Scratch, Setup, ended},
 };
 
 #[tokio::test]
@@ -188,6 +190,25 @@ async fn mariadb_with_its_binary_log_commits_and_aborts_like_without() {
         (INITIAL_BALANCE - 5, INITIAL_BALANCE + 5)
     );
     maria.has_prepared("", 0).await;
+}
+
+#[tokio::test]
+async fn two_participants_on_one_server_leave_each_others_branches_alone() {
+    let scratch = Scratch::new();
+    let setup = Setup::new(&scratch).with(&["--scan-interval=100ms"]);
+    let coordinator = Coordinator::start_with(setup).await;
+    let client = coordinator.client().await;
+    let [one, two] = [Bank::mariadb("one").await, Bank::mariadb("two").await];
+    let mut agent = Agent::start(&scratch, &coordinator, &one).await;
+    let _two = Agent::start(&scratch, &coordinator, &two).await;
+    let mut held = Held::new(&coordinator, &client, &one).await;
+    agent.kill(&coordinator).await;
+    held.decide().await;
+    // XA RECOVER shows the branch to the other agent too, at each of some ten scans.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    agent.restart();
+    assert_eq!(committed(held.submitted.await.expect("no panic")), held.id);
+    assert_eq!(one.balance(1).await, INITIAL_BALANCE - 5);
 }
 
 #[tokio::test]
