@@ -11,6 +11,7 @@ mod identifier;
 pub mod mysql;
 pub mod postgres;
 pub mod sqlite;
+mod statement;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -45,9 +46,6 @@ pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a proof waits for a local transaction that is writing the same marker.
 pub(crate) const PROVE_SECONDS: u64 = 5;
-
-/// Rows of one operation together come to at most this: they travel in one gRPC message.
-pub(crate) const RESULT_BYTES_MAX: usize = 3 << 20;
 
 /// What to connect to, and how.
 #[derive(Clone)]
@@ -195,22 +193,6 @@ impl Participant for Resource {
     }
 }
 
-/// What one statement did.
-#[derive(Debug, Default)]
-pub(crate) struct Ran {
-    /// Columns and rows, where they were asked for, and the count of changed rows.
-    pub(crate) result: v1::OperationResult,
-    /// How many rows came back.
-    pub(crate) returned: u64,
-}
-
-impl Ran {
-    /// The count that an operation's expectation is about: rows changed, or returned.
-    pub(crate) fn rows(&self) -> u64 {
-        self.returned.max(self.result.affected_rows)
-    }
-}
-
 /// A failure inside a branch. Any failure dooms the branch.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -270,24 +252,6 @@ pub(crate) fn milliseconds(limit: Duration) -> u64 {
     u64::try_from(limit.as_millis())
         .unwrap_or(u64::MAX)
         .clamp(1, i32::MAX as u64)
-}
-
-/// Adds a row to a result, refusing more than one message can carry.
-pub(crate) fn push_row(
-    result: &mut v1::OperationResult,
-    bytes: &mut usize,
-    values: Vec<v1::Value>,
-    label: &str,
-) -> Result<(), Refusal> {
-    let row = v1::Row { values };
-    *bytes += prost::Message::encoded_len(&row);
-    if *bytes > RESULT_BYTES_MAX {
-        let message =
-            format!("operation {label} returned more than {RESULT_BYTES_MAX} bytes of rows");
-        return Err(refusal(v1::AbortCode::InvalidOperation, message));
-    }
-    result.rows.push(row);
-    Ok(())
 }
 
 pub(crate) fn kind(kind: v1::value::Kind) -> v1::Value {

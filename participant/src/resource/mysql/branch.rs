@@ -4,28 +4,30 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Either, Executor, MySql, MySqlConnection, Row, SqlSafeStr,
+    AssertSqlSafe, ConnectOptions, Executor, MySql, MySqlConnection, Row, SqlSafeStr,
     Statement as _, mysql::MySqlRow, pool::PoolConnection,
 };
 use tokio::time::Instant;
 use unanimity_proto::v1::{self, AbortCode};
 
 use crate::{
-    operation::{Dialect, Statement, changes_rows, counts_changes, first_keyword},
+    operation::{Dialect, Statement, changes_rows, first_keyword},
     participant::{BranchId, Prepare, Refusal, Vote},
     resource::{
-        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_PROOF, MARKER_TABLE, Ran,
+        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_PROOF, MARKER_TABLE,
         branches::{BranchConnection, Lease, Standing, lost},
         deadline_after,
         identifier::{check, hex},
-        push_row, refusal, within,
+        refusal,
+        statement::{Ran, check_count, collect},
+        within,
     },
 };
 
 use super::{
     Inner,
     preflight::{Flavour, text},
-    values::{bind, columns, failure, is_dead, number, read},
+    values::{bind, failure, is_dead, number, read_value},
 };
 
 /// Marks our ids among all that XA RECOVER lists.
@@ -158,44 +160,13 @@ impl MyBranch {
             .prepare(sql.clone())
             .await
             .map_err(|error| failure(what, &error))?;
-        if let Some(Either::Right(wanted)) = prepared.parameters()
-            && wanted != statement.arguments.len()
-        {
-            let message = format!(
-                "{what}: the statement takes {wanted} values, {} are given",
-                statement.arguments.len()
-            );
-            return Err(refusal(AbortCode::InvalidOperation, message).into());
-        }
+        check_count(statement, prepared.parameters())?;
         let query = sqlx::query_with(sql, bind(statement)?);
-        let counts = counts_changes(&statement.sql, Dialect::Mysql);
-        let (mut ran, mut bytes) = (Ran::default(), 0);
-        let mut stream = connection.fetch_many(query);
-        while let Some(item) = stream
-            .try_next()
-            .await
-            .map_err(|error| failure(what, &error))?
-        {
-            match item {
-                Either::Left(done) if counts => ran.result.affected_rows += done.rows_affected(),
-                Either::Left(_) => {}
-                Either::Right(row) => {
-                    ran.returned += 1;
-                    if keep {
-                        if ran.returned == 1 {
-                            ran.result.columns = columns(&row);
-                        }
-                        push_row(
-                            &mut ran.result,
-                            &mut bytes,
-                            read(&row, &statement.label)?,
-                            &statement.label,
-                        )?;
-                    }
-                }
-            }
-        }
-        Ok(ran)
+        let answers = connection
+            .fetch_many(query)
+            .map_ok(|answer| answer.map_left(|done| done.rows_affected()))
+            .map_err(|error| failure(what, &error));
+        collect(statement, Dialect::Mysql, keep, answers, read_value).await
     }
 
     /// Moves the server's own lock waits, where the time left differs from what they say. They are whole seconds: the finer limit is ours,

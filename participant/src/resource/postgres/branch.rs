@@ -4,27 +4,28 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Either, Executor, PgConnection, Postgres, Row,
-    pool::PoolConnection,
+    AssertSqlSafe, ConnectOptions, Executor, PgConnection, Postgres, Row, pool::PoolConnection,
 };
 use tokio::time::Instant;
 use unanimity_proto::v1::{self, AbortCode};
 
 use crate::{
-    operation::{Dialect, Statement, changes_rows, counts_changes},
+    operation::{Dialect, Statement, changes_rows},
     participant::{BranchId, Prepare, Refusal, Vote},
     resource::{
-        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_TABLE, Ran,
+        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_TABLE,
         branches::{BranchConnection, Lease, Standing, lost},
         deadline_after,
         identifier::{check, hex},
-        milliseconds, push_row, refusal, within,
+        milliseconds, refusal,
+        statement::{Ran, collect},
+        within,
     },
 };
 
 use super::{
     Inner,
-    values::{bind, columns, failure, is_dead, read, state},
+    values::{bind, failure, is_dead, read_value, state},
 };
 
 /// A pooled connection inside a transaction. Dropped without [`Self::release`] it closes, and PostgreSQL rolls back: sqlx knows nothing of
@@ -101,34 +102,12 @@ impl PgBranch {
     ) -> Result<Ran, Failure> {
         let query = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), bind(statement)?)
             .persistent(statement.persistent);
-        let counts = counts_changes(&statement.sql, Dialect::Postgres);
-        let (mut ran, mut bytes) = (Ran::default(), 0);
-        let mut stream = self.connection().fetch_many(query);
-        while let Some(item) = stream
-            .try_next()
-            .await
-            .map_err(|error| failure(what, &error))?
-        {
-            match item {
-                Either::Left(done) if counts => ran.result.affected_rows += done.rows_affected(),
-                Either::Left(_) => {}
-                Either::Right(row) => {
-                    ran.returned += 1;
-                    if keep {
-                        if ran.returned == 1 {
-                            ran.result.columns = columns(&row);
-                        }
-                        push_row(
-                            &mut ran.result,
-                            &mut bytes,
-                            read(&row, &statement.label)?,
-                            &statement.label,
-                        )?;
-                    }
-                }
-            }
-        }
-        Ok(ran)
+        let answers = self
+            .connection()
+            .fetch_many(query)
+            .map_ok(|answer| answer.map_left(|done| done.rows_affected()))
+            .map_err(|error| failure(what, &error));
+        collect(statement, Dialect::Postgres, keep, answers, read_value).await
     }
 
     /// Moves the server's own time limits, where the time left differs from what they say.

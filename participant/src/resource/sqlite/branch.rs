@@ -3,19 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, Either, Executor, SqlSafeStr, SqliteConnection, Statement as _};
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr, SqliteConnection, Statement as _};
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 use unanimity_proto::v1::{self, AbortCode};
 
 use crate::{
-    operation::{Dialect, Statement, counts_changes},
+    operation::{Dialect, Statement},
     participant::{BranchId, Prepare, Refusal, Vote},
     resource::{
-        Failure, MARKER_COMMITTED, MARKER_PROOF, Ran,
+        Failure, MARKER_COMMITTED, MARKER_PROOF,
         branches::{BranchConnection, Lease, Standing, lost},
         deadline_after,
         identifier::check,
-        milliseconds, push_row, refusal, within,
+        milliseconds, refusal,
+        statement::{Ran, check_count, collect},
+        within,
     },
 };
 
@@ -23,7 +25,7 @@ use super::{
     Inner,
     changeset::{self, Direction, Session},
     journal::Record,
-    values::{bind, columns, failure, is_constraint, read},
+    values::{bind, failure, is_constraint, read_value},
     writer::{Limit, Writer},
 };
 
@@ -209,44 +211,13 @@ impl LiteBranch {
             .prepare(sql.clone())
             .await
             .map_err(|error| failure(what, &error))?;
-        if let Some(Either::Right(wanted)) = prepared.parameters()
-            && wanted != statement.arguments.len()
-        {
-            let message = format!(
-                "{what}: the statement takes {wanted} values, {} are given",
-                statement.arguments.len()
-            );
-            return Err(refusal(AbortCode::InvalidOperation, message).into());
-        }
+        check_count(statement, prepared.parameters())?;
         let query = sqlx::query_with(sql, bind(statement)?).persistent(statement.persistent);
-        let counts = counts_changes(&statement.sql, Dialect::Sqlite);
-        let (mut ran, mut bytes) = (Ran::default(), 0);
-        let mut stream = connection.fetch_many(query);
-        while let Some(item) = stream
-            .try_next()
-            .await
-            .map_err(|error| failure(what, &error))?
-        {
-            match item {
-                Either::Left(done) if counts => ran.result.affected_rows += done.rows_affected(),
-                Either::Left(_) => {}
-                Either::Right(row) => {
-                    ran.returned += 1;
-                    if keep {
-                        if ran.returned == 1 {
-                            ran.result.columns = columns(&row);
-                        }
-                        push_row(
-                            &mut ran.result,
-                            &mut bytes,
-                            read(&row, &statement.label)?,
-                            &statement.label,
-                        )?;
-                    }
-                }
-            }
-        }
-        Ok(ran)
+        let answers = connection
+            .fetch_many(query)
+            .map_ok(|answer| answer.map_left(|done| done.rows_affected()))
+            .map_err(|error| failure(what, &error));
+        collect(statement, Dialect::Sqlite, keep, answers, read_value).await
     }
 
     /// Writes the marker row.
