@@ -491,4 +491,24 @@ mod tests {
         assert_eq!(resource.flow.prepare(&insert(true)).await, Vote::Committed);
         assert_eq!(count(&resource).await, 2);
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_that_fails_in_one_phase_is_fenced_and_frees_the_writer() {
+        let directory = tempfile::tempdir().unwrap();
+        let resource = database(&directory).await;
+        let mut connection = resource.flow.database.options.connect().await.unwrap();
+        let owner = "CREATE TABLE owner (account REFERENCES account DEFERRABLE INITIALLY DEFERRED)";
+        sqlx::raw_sql(owner).execute(&mut connection).await.unwrap();
+        let mut prepare = insert(true);
+        let orphan = v1::operation::Statement::Sql("INSERT INTO owner VALUES (9)".into());
+        prepare.operations[0].statement = Some(orphan);
+        for _ in 0..2 {
+            let vote = resource.flow.prepare(&prepare).await;
+            assert!(matches!(vote, Vote::No(_)), "{vote:?}");
+        }
+        let tombstone = read_marker(&mut connection, &prepare.branch).await;
+        assert_eq!(tombstone.unwrap(), Some(MARKER_TOMBSTONE));
+        let next = resource.flow.prepare(&insert(true)).await;
+        assert_eq!(next, Vote::Committed);
+    }
 }
