@@ -3,14 +3,17 @@
 //! Each keeps a vote of yes through any crash, and each answers a decision by proof: PostgreSQL by `pg_xact_status` of the transaction id
 //! taken at prepare, the others by a marker row written inside the branch. None ever takes "no such branch" for "done".
 //!
-//! The three share a layout: `preflight` (is this database fit to vote at all), `branch` (open, run, prepare), `outcome` (commit, abort,
-//! prove) and `values` (ours to theirs and back).
+//! `flow` is the way of a branch, which all go. The three tell what each does in its own way, in one layout: `preflight` (is this database
+//! fit to vote at all), `branch` (open, run, prepare), `outcome` (commit, abort, prove) and `values` (ours to theirs and back).
 
 mod branches;
+mod connections;
+mod flow;
 mod identifier;
 pub mod mysql;
 pub mod postgres;
 pub mod sqlite;
+mod statement;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -45,9 +48,6 @@ pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a proof waits for a local transaction that is writing the same marker.
 pub(crate) const PROVE_SECONDS: u64 = 5;
-
-/// Rows of one operation together come to at most this: they travel in one gRPC message.
-pub(crate) const RESULT_BYTES_MAX: usize = 3 << 20;
 
 /// What to connect to, and how.
 #[derive(Clone)]
@@ -108,13 +108,13 @@ pub enum Resource {
     Sqlite(SqliteResource),
 }
 
-/// Runs one expression over whichever database it is.
+/// Runs one expression over the branches of whichever database it is.
 macro_rules! dispatch {
-    ($resource:expr, $inner:ident => $body:expr) => {
+    ($resource:expr, $flow:ident => $body:expr) => {
         match $resource {
-            Resource::Postgres($inner) => $body,
-            Resource::Mysql($inner) => $body,
-            Resource::Sqlite($inner) => $body,
+            Resource::Postgres(PostgresResource { flow: $flow }) => $body,
+            Resource::Mysql(MysqlResource { flow: $flow }) => $body,
+            Resource::Sqlite(SqliteResource { flow: $flow }) => $body,
         }
     };
 }
@@ -137,47 +137,48 @@ impl Resource {
         }
     }
 
-    /// The database's identity, the same from every agent.
+    /// The database's identity, the same from every agent: its own, not the way to it.
     pub fn identity(&self) -> &str {
-        dispatch!(self, resource => resource.identity())
+        dispatch!(self, flow => flow.identity())
     }
 
-    /// How many branches it can hold at once.
+    /// How many branches it can hold at once. PostgreSQL: connections, or prepared transactions, whichever is fewer; the latter are the whole
+    /// cluster's: leave some to others. MySQL: connections. MariaDB: two fewer, for each prepared branch keeps one. SQLite: one, its writer.
     pub fn capacity(&self) -> u32 {
-        dispatch!(self, resource => resource.capacity())
+        dispatch!(self, flow => flow.capacity())
     }
 
-    /// Whether it writes marker rows, so that a one-phase commit can be proved.
+    /// Whether it writes marker rows, so that a one-phase commit can be proved: all of them do.
     pub fn one_phase(&self) -> bool {
-        dispatch!(self, resource => resource.one_phase())
+        true
     }
 
     /// What may be run.
     pub fn catalog(&self) -> &Catalog {
-        dispatch!(self, resource => resource.catalog())
+        dispatch!(self, flow => flow.catalog())
     }
 
     /// Deletes marker rows older than the retention, in small batches, and says how many.
     pub async fn purge(&self) -> Result<u64, Unavailable> {
-        dispatch!(self, resource => resource.purge().await)
+        dispatch!(self, flow => flow.purge().await)
     }
 }
 
 impl Participant for Resource {
     async fn prepare(&self, prepare: Prepare) -> Vote {
-        dispatch!(self, resource => resource.prepare(prepare).await)
+        dispatch!(self, flow => flow.prepare(&prepare).await)
     }
 
     async fn commit(&self, branch: &BranchId, proof: &str) -> Settled {
-        dispatch!(self, resource => resource.commit(branch, proof).await)
+        dispatch!(self, flow => flow.commit(branch, proof).await)
     }
 
     async fn abort(&self, branch: &BranchId, proof: &str) -> Settled {
-        dispatch!(self, resource => resource.abort(branch, proof).await)
+        dispatch!(self, flow => flow.abort(branch, proof).await)
     }
 
     async fn in_doubt(&self) -> Result<Vec<InDoubt>, Unavailable> {
-        dispatch!(self, resource => resource.in_doubt().await)
+        dispatch!(self, flow => flow.in_doubt().await)
     }
 
     async fn execute(
@@ -187,27 +188,11 @@ impl Participant for Resource {
         operation: v1::Operation,
         timeout: Duration,
     ) -> Result<v1::OperationResult, Refusal> {
-        dispatch!(self, resource => resource.execute(branch, open, operation, timeout).await)
+        dispatch!(self, flow => flow.execute(branch, open, &operation, timeout).await)
     }
 
     async fn prove(&self, branch: &BranchId) -> Settled {
-        dispatch!(self, resource => resource.prove(branch).await)
-    }
-}
-
-/// What one statement did.
-#[derive(Debug, Default)]
-pub(crate) struct Ran {
-    /// Columns and rows, where they were asked for, and the count of changed rows.
-    pub(crate) result: v1::OperationResult,
-    /// How many rows came back.
-    pub(crate) returned: u64,
-}
-
-impl Ran {
-    /// The count that an operation's expectation is about: rows changed, or returned.
-    pub(crate) fn rows(&self) -> u64 {
-        self.returned.max(self.result.affected_rows)
+        dispatch!(self, flow => flow.prove(branch).await)
     }
 }
 
@@ -270,24 +255,6 @@ pub(crate) fn milliseconds(limit: Duration) -> u64 {
     u64::try_from(limit.as_millis())
         .unwrap_or(u64::MAX)
         .clamp(1, i32::MAX as u64)
-}
-
-/// Adds a row to a result, refusing more than one message can carry.
-pub(crate) fn push_row(
-    result: &mut v1::OperationResult,
-    bytes: &mut usize,
-    values: Vec<v1::Value>,
-    label: &str,
-) -> Result<(), Refusal> {
-    let row = v1::Row { values };
-    *bytes += prost::Message::encoded_len(&row);
-    if *bytes > RESULT_BYTES_MAX {
-        let message =
-            format!("operation {label} returned more than {RESULT_BYTES_MAX} bytes of rows");
-        return Err(refusal(v1::AbortCode::InvalidOperation, message));
-    }
-    result.rows.push(row);
-    Ok(())
 }
 
 pub(crate) fn kind(kind: v1::value::Kind) -> v1::Value {

@@ -35,6 +35,9 @@ pub(crate) trait BranchConnection: Send + 'static {
 
     /// See the type.
     fn interrupt(&self) -> Self::Interrupt;
+
+    /// Lets go of the connection: the branch is over, or prepared and detached from it.
+    fn release(self);
 }
 
 /// What a call finds.
@@ -363,6 +366,8 @@ mod tests {
         type Interrupt = ();
 
         fn interrupt(&self) {}
+
+        fn release(self) {}
     }
 
     fn branch(number: u32) -> BranchId {

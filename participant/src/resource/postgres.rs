@@ -11,39 +11,33 @@ mod values;
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    PgConnection,
-    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+    PgConnection, Postgres,
+    postgres::{PgConnectOptions, PgPoolOptions},
 };
-use unanimity_proto::v1;
 
 use crate::{
-    operation::{Catalog, Dialect},
-    participant::{BranchId, InDoubt, Participant, Prepare, Refusal, Settled, Unavailable, Vote},
+    operation::Dialect,
+    participant::{BranchId, Refusal},
 };
 
 use super::{
-    PreflightError, ResourceOptions,
-    branches::{Branches, Lease},
-    deadline_after,
+    PreflightError, ResourceOptions, branches::Lease, connections::Connections, deadline_after,
+    flow::Flow,
 };
 use branch::PgBranch;
 
-/// A PostgreSQL database as a participant. Clones share everything.
+/// A PostgreSQL database, for [`super::Resource`] to make a participant of. Clones share everything.
 #[derive(Clone)]
 pub struct PostgresResource {
-    inner: Arc<Inner>,
+    pub(super) flow: Arc<Flow<PostgresServer>>,
 }
 
-struct Inner {
-    pool: PgPool,
+/// One PostgreSQL database, as [`Flow`] works on it.
+pub(super) struct PostgresServer {
+    connections: Connections<Postgres>,
     /// For connections beside the pool.
     options: PgConnectOptions,
     application_name: String,
-    connections: u32,
-    catalog: Catalog,
-    branches: Arc<Branches<PgBranch>>,
-    identity: String,
-    capacity: u32,
     retention: Duration,
 }
 
@@ -56,55 +50,22 @@ impl PostgresResource {
         let found = preflight::check(&connect, connections).await?;
         let pool = PgPoolOptions::new()
             .max_connections(connections)
-            // A connection that has died is found out at its first use, where nothing is lost yet: a ping each time costs a round trip.
-            .test_before_acquire(false)
-            .after_connect(|connection, _| Box::pin(preflight::settle(connection)))
-            .connect_lazy_with(connect.clone());
-        let inner = Inner {
-            pool,
+            .after_connect(|connection, _| Box::pin(preflight::settle(connection)));
+        let server = PostgresServer {
+            connections: Connections::new(pool, connect.clone(), "PostgreSQL", values::is_dead),
             options: connect,
             application_name: preflight::application_name(&options.participant),
-            connections,
-            catalog: options.catalog,
-            branches: Branches::new(),
-            identity: found.identity,
-            capacity: found.capacity,
             retention: options.marker_retention,
         };
         Ok(Self {
-            inner: Arc::new(inner),
+            flow: Flow::new(server, options.catalog, found.identity, found.capacity),
         })
-    }
-
-    /// The cluster's system identifier, and the database.
-    pub fn identity(&self) -> &str {
-        &self.inner.identity
-    }
-
-    /// Connections, or prepared transactions, whichever is fewer. The latter are the whole cluster's: leave some to others.
-    pub fn capacity(&self) -> u32 {
-        self.inner.capacity
-    }
-
-    /// Always: marker rows prove it.
-    pub fn one_phase(&self) -> bool {
-        true
-    }
-
-    /// What may be run.
-    pub fn catalog(&self) -> &Catalog {
-        &self.inner.catalog
-    }
-
-    /// Deletes marker rows older than the retention, in small batches, and says how many.
-    pub async fn purge(&self) -> Result<u64, Unavailable> {
-        self.inner.purge().await
     }
 
     /// For a service that does its own SQL: opens the branch, or takes it up again. Each of its statements gets at most `timeout`.
     pub async fn open(&self, branch: &BranchId, timeout: Duration) -> Result<OpenBranch, Refusal> {
-        let _call = self.inner.branches.call(branch).await;
-        let lease = self.inner.open(branch, deadline_after(timeout)).await?;
+        let _call = self.flow.branches.call(branch).await;
+        let lease = self.flow.open(branch, deadline_after(timeout)).await?;
         Ok(OpenBranch { lease })
     }
 }
@@ -117,43 +78,11 @@ pub struct OpenBranch {
 impl OpenBranch {
     /// The connection, inside the transaction, which is not to be ended here.
     pub fn connection(&mut self) -> &mut PgConnection {
-        self.lease.connection()
+        self.lease.connection.connection()
     }
 
     /// Hands the branch back, to be prepared. Refused where it was ended meanwhile.
     pub fn finish(self) -> Result<(), Refusal> {
         self.lease.finish()
-    }
-}
-
-impl Participant for PostgresResource {
-    async fn prepare(&self, prepare: Prepare) -> Vote {
-        self.inner.prepare(&prepare).await
-    }
-
-    async fn commit(&self, branch: &BranchId, proof: &str) -> Settled {
-        self.inner.commit(branch, proof).await
-    }
-
-    async fn abort(&self, branch: &BranchId, proof: &str) -> Settled {
-        self.inner.abort(branch, proof).await
-    }
-
-    async fn in_doubt(&self) -> Result<Vec<InDoubt>, Unavailable> {
-        self.inner.in_doubt().await
-    }
-
-    async fn execute(
-        &self,
-        branch: &BranchId,
-        open: bool,
-        operation: v1::Operation,
-        timeout: Duration,
-    ) -> Result<v1::OperationResult, Refusal> {
-        self.inner.execute(branch, open, &operation, timeout).await
-    }
-
-    async fn prove(&self, branch: &BranchId) -> Settled {
-        self.inner.prove(branch).await
     }
 }

@@ -19,37 +19,35 @@ use std::{fs::File, sync::Arc, time::Duration};
 
 use sqlx::{SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::sync::Mutex;
-use unanimity_proto::v1;
 
 use crate::{
-    operation::{Catalog, Dialect},
-    participant::{BranchId, InDoubt, Participant, Prepare, Refusal, Settled, Unavailable, Vote},
+    operation::Dialect,
+    participant::{BranchId, Refusal},
 };
 
 use super::{
-    PreflightError, ResourceOptions,
-    branches::{Branches, Lease},
+    MARKER_PROOF, PreflightError, ResourceOptions,
+    branches::Lease,
     deadline_after,
+    flow::{Flow, yes},
 };
 use branch::LiteBranch;
 use journal::Journal;
 use writer::{Limit, Writer};
 
-/// A SQLite database as a participant. Clones share everything.
+/// A SQLite database, for [`super::Resource`] to make a participant of. Clones share everything.
 #[derive(Clone)]
 pub struct SqliteResource {
-    inner: Arc<Inner>,
+    pub(super) flow: Arc<Flow<SqliteFile>>,
 }
 
-struct Inner {
+/// One SQLite database, as [`Flow`] works on it.
+pub(super) struct SqliteFile {
     writer: Arc<Mutex<Writer>>,
     limit: Limit,
     /// For connections that only read.
     options: SqliteConnectOptions,
     journal: Arc<Journal>,
-    catalog: Catalog,
-    branches: Arc<Branches<LiteBranch>>,
-    identity: String,
     retention: Duration,
     /// Last, so that it is given up last.
     _lock: File,
@@ -75,66 +73,44 @@ impl SqliteResource {
                 "let the agent write the prepare journal there",
             )
         };
-        let inner = Inner {
+        let file = SqliteFile {
             writer: Arc::new(Mutex::new(writer)),
             limit,
             options: connect.create_if_missing(false),
             journal: Arc::new(Journal::open(&journal).map_err(refused)?),
-            catalog: options.catalog,
-            branches: Branches::new(),
-            identity: format!("sqlite:{}", path.display()),
             retention: options.marker_retention,
             _lock: lock,
         };
-        inner.recover_at_start().await.map_err(|error| {
+        let found = file.recover_at_start().await.map_err(|error| {
             PreflightError::Unavailable(format!("the prepare journal: {error}"))
         })?;
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
-    }
-
-    /// The database's path, with links resolved.
-    pub fn identity(&self) -> &str {
-        &self.inner.identity
-    }
-
-    /// One: SQLite has one writer.
-    pub fn capacity(&self) -> u32 {
-        1
-    }
-
-    /// Always: marker rows prove it.
-    pub fn one_phase(&self) -> bool {
-        true
-    }
-
-    /// What may be run.
-    pub fn catalog(&self) -> &Catalog {
-        &self.inner.catalog
-    }
-
-    /// Deletes marker rows older than the retention, in small batches, and says how many.
-    pub async fn purge(&self) -> Result<u64, Unavailable> {
-        self.inner.purge().await
+        let flow = Flow::new(
+            file,
+            options.catalog,
+            format!("sqlite:{}", path.display()),
+            1,
+        );
+        if let Some((branch, prepared)) = found {
+            let vote = yes(MARKER_PROOF);
+            flow.branches.found_prepared(&branch, vote, Some(prepared));
+        }
+        Ok(Self { flow })
     }
 
     /// For a service that does its own SQL: opens the branch, or takes it up again. Waits for the writer, and interrupts statements, after
     /// `timeout` from now.
     pub async fn open(&self, branch: &BranchId, timeout: Duration) -> Result<OpenBranch, Refusal> {
-        let _call = self.inner.branches.call(branch).await;
-        let lease = self.inner.open(branch, deadline_after(timeout)).await?;
-        Ok(OpenBranch {
-            lease,
-            limit: self.inner.limit.clone(),
-        })
+        let _call = self.flow.branches.call(branch).await;
+        let deadline = deadline_after(timeout);
+        let lease = self.flow.open(branch, deadline).await?;
+        self.flow.database.limit.set(deadline);
+        Ok(OpenBranch { lease })
     }
 }
 
 /// A branch in the hands of a service. Dropped without [`Self::finish`], it is rolled back, and votes no.
 pub struct OpenBranch {
     lease: Lease<LiteBranch>,
-    limit: Limit,
 }
 
 impl OpenBranch {
@@ -145,38 +121,6 @@ impl OpenBranch {
 
     /// Hands the branch back, to be prepared. Refused where it was ended meanwhile.
     pub fn finish(self) -> Result<(), Refusal> {
-        self.lease.finish().inspect(|()| self.limit.lift())
-    }
-}
-
-impl Participant for SqliteResource {
-    async fn prepare(&self, prepare: Prepare) -> Vote {
-        self.inner.prepare(&prepare).await
-    }
-
-    async fn commit(&self, branch: &BranchId, proof: &str) -> Settled {
-        self.inner.commit(branch, proof).await
-    }
-
-    async fn abort(&self, branch: &BranchId, proof: &str) -> Settled {
-        self.inner.abort(branch, proof).await
-    }
-
-    async fn in_doubt(&self) -> Result<Vec<InDoubt>, Unavailable> {
-        Ok(self.inner.in_doubt())
-    }
-
-    async fn execute(
-        &self,
-        branch: &BranchId,
-        open: bool,
-        operation: v1::Operation,
-        timeout: Duration,
-    ) -> Result<v1::OperationResult, Refusal> {
-        self.inner.execute(branch, open, &operation, timeout).await
-    }
-
-    async fn prove(&self, branch: &BranchId) -> Settled {
-        self.inner.prove(branch).await
+        self.lease.finish()
     }
 }

@@ -1,14 +1,14 @@
 //! Values to and from MySQL and MariaDB, and what their errors mean.
 
 use sqlx::{
-    Arguments, Column, MySql, Row, Type, TypeInfo, ValueRef,
+    Arguments, MySql, Row, Type, TypeInfo, ValueRef,
     mysql::{MySqlArguments, MySqlDatabaseError, MySqlRow},
 };
 use unanimity_proto::v1::{self, AbortCode, value::Kind};
 
 use crate::{
     operation::{Argument, ParameterType, Statement},
-    resource::{Failure, is_broken, kind, refusal},
+    resource::{Failure, is_broken, kind, refusal, statement::unbound},
 };
 
 /// Binds in the order of the placeholders.
@@ -27,37 +27,13 @@ pub(super) fn bind(statement: &Statement) -> Result<MySqlArguments, Failure> {
             Argument::Text(value) => bound.add(value.as_str()),
             Argument::Bytes(value) => bound.add(value.as_slice()),
         }
-        .map_err(|error| {
-            refusal(
-                AbortCode::InvalidOperation,
-                format!("operation {}: {error}", statement.label),
-            )
-        })?;
+        .map_err(|error| unbound(statement, &error))?;
     }
     Ok(bound)
 }
 
-pub(super) fn columns(row: &MySqlRow) -> Vec<String> {
-    row.columns()
-        .iter()
-        .map(|column| column.name().to_owned())
-        .collect()
-}
-
-/// The row's values; a type with no counterpart among ours is refused by its column's name.
-pub(super) fn read(row: &MySqlRow, label: &str) -> Result<Vec<v1::Value>, Failure> {
-    (0..row.len())
-        .map(|index| {
-            read_value(row, index).map_err(|problem| {
-                let column = row.columns()[index].name();
-                let message = format!("operation {label}: column {column}: {problem}");
-                refusal(AbortCode::InvalidOperation, message).into()
-            })
-        })
-        .collect()
-}
-
-fn read_value(row: &MySqlRow, index: usize) -> Result<v1::Value, String> {
+/// One value of a row; a type with no counterpart among ours is refused.
+pub(super) fn read_value(row: &MySqlRow, index: usize) -> Result<v1::Value, String> {
     let raw = row.try_get_raw(index).map_err(|error| error.to_string())?;
     if raw.is_null() {
         return Ok(kind(Kind::Null(true)));

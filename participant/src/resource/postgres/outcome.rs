@@ -3,31 +3,44 @@
 //! `COMMIT PREPARED` of an unknown name says nothing: it may have been committed before, or rolled back by hand. What became of the
 //! transaction is in the commit log, under the id that the vote carried: `pg_xact_status`. In one phase it is the marker row.
 
-use std::time::Duration;
-
-use sqlx::{AssertSqlSafe, Row};
-use tokio::time::Instant;
+use sqlx::{Row, postgres::PgRow};
 use unanimity_proto::v1::AbortCode;
 
 use crate::{
-    participant::{BranchId, InDoubt, Settled, Unavailable, Vote},
+    participant::{BranchId, InDoubt, Refusal, Settled, Unavailable},
     resource::{
-        CONTROL_TIMEOUT, Failure, MARKER_COMMITTED, MARKER_TABLE, MARKER_TOMBSTONE, PROVE_SECONDS,
-        PURGE_BATCH,
-        branches::{Lease, Standing, late_after_abort, late_after_commit, lost},
-        identifier::{check, parse_gid},
+        MARKER_COMMITTED, MARKER_TABLE, MARKER_TOMBSTONE, PROVE_SECONDS, PURGE_BATCH,
+        branches::Branches,
+        connections::available,
+        flow::{BranchRules, Marker, OutcomeRules},
+        identifier::parse_gid,
         refusal,
     },
 };
 
 use super::{
-    Inner,
+    PostgresServer,
     branch::PgBranch,
-    values::{failure, is_dead, state},
+    values::{failure, state},
 };
 
+/// Whether a branch is prepared, and what the commit log says of its transaction id.
+const STATUS: &str =
+    "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1), pg_xact_status($2::text::xid8)";
+
+const IN_DOUBT: &str =
+    "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";
+
+/// The marker under a branch's key, or else under a request id.
+const FIND_MARKER: &str = "SELECT transaction_id::text, branch::bigint, outcome::int FROM unanimity_marker \
+     WHERE (transaction_id = $1 AND branch = $2) OR request_id = $3 \
+     ORDER BY (transaction_id = $1 AND branch = $2) DESC LIMIT 1";
+
+const PURGE: &str = "DELETE FROM unanimity_marker WHERE (transaction_id, branch) IN (SELECT transaction_id, branch \
+     FROM unanimity_marker WHERE created_at < now() - make_interval(secs => $1) LIMIT $2)";
+
 /// What `COMMIT PREPARED` or `ROLLBACK PREPARED` came to.
-pub(super) enum Finish {
+enum Finish {
     Done,
     /// There is no such prepared transaction, now.
     Unknown,
@@ -43,59 +56,41 @@ enum Status {
     Unknown(String),
 }
 
-impl Inner {
-    /// See [`crate::participant::Participant::commit`].
-    pub(super) async fn commit(&self, branch: &BranchId, proof: &str) -> Settled {
-        if let Err(refusal) = check(branch) {
-            return Settled::Lost(refusal.message);
+impl OutcomeRules for PostgresServer {
+    async fn settle(&self, branch: &BranchId, left: &mut Option<PgBranch>) -> Settled {
+        if let Some(connection) = left.take() {
+            self.undo(connection, true).await;
         }
-        let _call = self.branches.call(branch).await;
-        let settled = match self.finish(branch, "COMMIT PREPARED").await {
+        self.prove(branch).await
+    }
+
+    async fn commit_prepared(
+        &self,
+        branch: &BranchId,
+        proof: &str,
+        _bound: &mut Option<PgBranch>,
+    ) -> Settled {
+        match self.finish(branch, "COMMIT PREPARED").await {
             Finish::Done => Settled::Committed,
             Finish::Retry(problem) => Settled::Retry(problem),
             Finish::Unknown => match self.status(branch, proof).await {
                 Ok(Status::Committed) => Settled::Committed,
                 Ok(Status::Aborted) => Settled::Aborted,
-                Ok(Status::InProgress) => {
-                    Settled::Retry(format!("branch {branch} is being ended elsewhere"))
-                }
+                Ok(Status::InProgress) => in_progress(branch),
                 Ok(Status::Unknown(why)) => {
                     Settled::Lost(format!("branch {branch} is not prepared, and {why}"))
                 }
                 Err(problem) => Settled::Retry(problem),
             },
-        };
-        match &settled {
-            Settled::Committed => self.branches.ended(branch, late_after_commit(branch)),
-            Settled::Aborted | Settled::Lost(_) => {
-                self.branches.ended(branch, late_after_abort(branch))
-            }
-            Settled::Retry(_) => {}
         }
-        settled
     }
 
-    /// See [`crate::participant::Participant::abort`].
-    pub(super) async fn abort(&self, branch: &BranchId, proof: &str) -> Settled {
-        if check(branch).is_err() {
-            // Nothing of that name can ever have been prepared.
-            return Settled::Aborted;
-        }
-        let _call = self.branches.call(branch).await;
-        match self.branches.standing(branch) {
-            Standing::Open(lease) => {
-                let connection = lease.end(late_after_abort(branch));
-                self.undo(connection, false).await;
-                return Settled::Aborted;
-            }
-            Standing::InUse(pid) => {
-                self.branches.ended(branch, late_after_abort(branch));
-                self.fence(pid).await;
-                return Settled::Aborted;
-            }
-            Standing::Absent | Standing::Voted(_) => {}
-        }
-        self.branches.ended(branch, late_after_abort(branch));
+    async fn abort_prepared(
+        &self,
+        branch: &BranchId,
+        proof: &str,
+        _bound: &mut Option<PgBranch>,
+    ) -> Settled {
         match self.finish(branch, "ROLLBACK PREPARED").await {
             Finish::Done => Settled::Aborted,
             Finish::Retry(problem) => Settled::Retry(problem),
@@ -103,24 +98,93 @@ impl Inner {
             Finish::Unknown => match self.status(branch, proof).await {
                 Ok(Status::Committed) => Settled::Committed,
                 Ok(Status::Aborted | Status::Unknown(_)) => Settled::Aborted,
-                Ok(Status::InProgress) => {
-                    Settled::Retry(format!("branch {branch} is being ended elsewhere"))
-                }
+                Ok(Status::InProgress) => in_progress(branch),
                 Err(problem) => Settled::Retry(problem),
             },
         }
     }
 
-    /// Runs `COMMIT PREPARED` or `ROLLBACK PREPARED`; both can be sent again without harm.
-    pub(super) async fn finish(&self, branch: &BranchId, command: &str) -> Finish {
-        let answer = self.control(|mut connection| async {
-            let ran = sqlx::raw_sql(AssertSqlSafe(format!("{command} '{branch}'")))
+    /// The insertion waits for a transaction that holds the key and hasn't ended.
+    async fn prove(&self, branch: &BranchId) -> Settled {
+        let (transaction, number) = (&branch.transaction, branch.number);
+        let script = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{PROVE_SECONDS}s'; SET LOCAL synchronous_commit = on; \
+             INSERT INTO {MARKER_TABLE} (transaction_id, branch, outcome) VALUES ('{transaction}', {number}, {MARKER_TOMBSTONE}) \
+             ON CONFLICT (transaction_id, branch) DO NOTHING; COMMIT; \
+             SELECT outcome::text FROM {MARKER_TABLE} WHERE transaction_id = '{transaction}' AND branch = {number}"
+        );
+        let rows = match self.connections.script(&script).await {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(error)) => return Settled::Retry(format!("branch {branch}: {error}")),
+            Err(problem) => return Settled::Retry(problem),
+        };
+        let outcome = rows.first().and_then(|row| row.try_get::<&str, _>(0).ok());
+        match outcome.and_then(|outcome| outcome.parse().ok()) {
+            Some(MARKER_COMMITTED) => Settled::Committed,
+            Some(MARKER_TOMBSTONE) => Settled::Aborted,
+            _ => Settled::Retry(format!("branch {branch}: the marker can't be read")),
+        }
+    }
+
+    async fn marker(&self, branch: &BranchId, request_id: &str) -> Result<Option<Marker>, Refusal> {
+        let answer = self.connections.query(|mut connection| async {
+            let found = sqlx::query(FIND_MARKER)
+                .bind(&branch.transaction)
+                .bind(i64::from(branch.number))
+                .bind(Some(request_id).filter(|id| !id.is_empty()))
+                .fetch_optional(connection.connection())
+                .await;
+            let read = |row: PgRow| {
+                Ok(Marker {
+                    transaction: row.try_get(0)?,
+                    number: row.try_get(1)?,
+                    committed: row.try_get::<i32, _>(2)? == MARKER_COMMITTED,
+                })
+            };
+            (connection, found.and_then(|row| row.map(read).transpose()))
+        });
+        answer
+            .await
+            .map_err(|problem| refusal(AbortCode::ParticipantUnavailable, problem))?
+            .map_err(|error| failure("marker", &error).refusal)
+    }
+
+    async fn in_doubt(&self, _here: &Branches<PgBranch>) -> Result<Vec<InDoubt>, Unavailable> {
+        let rows = available(self.connections.script(IN_DOUBT).await)?;
+        let in_doubt = |row: &PgRow| {
+            let identifier: String = row.try_get(0)?;
+            Ok(InDoubt {
+                branch: parse_gid(&identifier),
+                identifier,
+            })
+        };
+        let listed: Result<_, sqlx::Error> = rows.iter().map(in_doubt).collect();
+        listed.map_err(|error| Unavailable(error.to_string()))
+    }
+
+    async fn purge_batch(&self) -> Result<u64, Unavailable> {
+        let answer = self.connections.query(|mut connection| async {
+            let purged = sqlx::query(PURGE)
+                .bind(self.retention.as_secs_f64())
+                .bind(PURGE_BATCH.cast_signed())
                 .execute(connection.connection())
                 .await;
-            (connection, ran.map(drop))
+            (connection, purged)
         });
-        let error = match answer.await {
-            Ok(Ok(())) => return Finish::Done,
+        available(answer.await).map(|done| done.rows_affected())
+    }
+}
+
+fn in_progress(branch: &BranchId) -> Settled {
+    Settled::Retry(format!("branch {branch} is being ended elsewhere"))
+}
+
+impl PostgresServer {
+    /// Runs `COMMIT PREPARED` or `ROLLBACK PREPARED`; both can be sent again without harm.
+    async fn finish(&self, branch: &BranchId, command: &str) -> Finish {
+        let script = format!("{command} '{branch}'");
+        let error = match self.connections.script(&script).await {
+            Ok(Ok(_)) => return Finish::Done,
             Ok(Err(error)) => error,
             Err(problem) => return Finish::Retry(problem),
         };
@@ -136,36 +200,6 @@ impl Inner {
         }
     }
 
-    /// Runs statements of our own on a pooled connection, once more for each connection that the server has closed meanwhile.
-    async fn control<T, W>(
-        &self,
-        work: impl Fn(PgBranch) -> W,
-    ) -> Result<Result<T, sqlx::Error>, String>
-    where
-        W: Future<Output = (PgBranch, Result<T, sqlx::Error>)>,
-    {
-        let deadline = Instant::now() + CONTROL_TIMEOUT;
-        let mut problem = String::new();
-        for _ in 0..=self.connections {
-            let acquired = tokio::time::timeout_at(deadline, self.pool.acquire()).await;
-            let connection = acquired
-                .map_err(|_| "no connection to PostgreSQL became free".to_owned())?
-                .map_err(|error| format!("no connection to PostgreSQL: {error}"))?;
-            let ran = tokio::time::timeout_at(deadline, work(PgBranch::new(connection))).await;
-            let (connection, answer) = ran.map_err(|_| "PostgreSQL doesn't answer".to_owned())?;
-            match answer {
-                Err(error) if is_dead(&error) => problem = format!("PostgreSQL: {error}"),
-                // After an error the connection may be inside a transaction: it is closed.
-                Err(error) => return Ok(Err(error)),
-                Ok(value) => {
-                    connection.release();
-                    return Ok(Ok(value));
-                }
-            }
-        }
-        Err(problem)
-    }
-
     /// What became of the transaction that the vote named. Asked only after it was found not to be prepared; since the name is taken off
     /// the list after the commit log is written, what the log says then is final.
     async fn status(&self, branch: &BranchId, proof: &str) -> Result<Status, String> {
@@ -175,11 +209,19 @@ impl Inner {
                 _ => format!("{proof:?} is no transaction id of PostgreSQL's"),
             }));
         }
-        let answer = self.control(|mut connection| async {
-            let query = "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1), pg_xact_status($2::text::xid8)";
-            let row = sqlx::query(query).bind(branch.to_string()).bind(proof).fetch_one(connection.connection()).await;
-            let read = row.and_then(|row| Ok((row.try_get::<bool, _>(0)?, row.try_get::<Option<String>, _>(1)?)));
-            (connection, read)
+        let answer = self.connections.query(|mut connection| async {
+            let row = sqlx::query(STATUS)
+                .bind(branch.to_string())
+                .bind(proof)
+                .fetch_one(connection.connection())
+                .await;
+            let read = |row: PgRow| {
+                Ok((
+                    row.try_get::<bool, _>(0)?,
+                    row.try_get::<Option<String>, _>(1)?,
+                ))
+            };
+            (connection, row.and_then(read))
         });
         match answer.await? {
             Ok((true, _)) => Ok(Status::InProgress),
@@ -196,210 +238,6 @@ impl Inner {
             Err(error) => Err(format!(
                 "the outcome of branch {branch} can't be read: {error}"
             )),
-        }
-    }
-
-    /// Commits, and reads the marker back in the same message: that is the proof. Where no clear answer came the truth is found out,
-    /// however long the database is away: this vote is the decision.
-    pub(super) async fn commit_in_one_phase(
-        &self,
-        mut lease: Lease<PgBranch>,
-        deadline: Instant,
-    ) -> Vote {
-        let branch = lease.branch().clone();
-        let script = format!(
-            "COMMIT; SELECT outcome::text FROM {MARKER_TABLE} WHERE transaction_id = '{}' AND branch = {}",
-            branch.transaction, branch.number
-        );
-        let committing = sqlx::raw_sql(AssertSqlSafe(script)).fetch_optional(lease.connection());
-        let limit = deadline.max(Instant::now() + CONTROL_TIMEOUT);
-        let failed = match tokio::time::timeout_at(limit, committing).await {
-            Ok(Ok(Some(_))) => {
-                lease.end(Vote::Committed).release();
-                return Vote::Committed;
-            }
-            Ok(Ok(None)) => {
-                let message = "PostgreSQL rolled back instead of committing";
-                Failure {
-                    refusal: refusal(AbortCode::ParticipantFailure, message),
-                    broken: true,
-                }
-            }
-            Ok(Err(error)) => Failure {
-                broken: true,
-                ..failure("commit", &error)
-            },
-            Err(_) => Failure {
-                refusal: refusal(
-                    AbortCode::Timeout,
-                    "PostgreSQL doesn't answer to the commit",
-                ),
-                broken: true,
-            },
-        };
-        let refusal = self.doom(lease, failed).await;
-        let vote = if self.settle(&branch).await {
-            Vote::Committed
-        } else {
-            Vote::No(refusal)
-        };
-        self.branches.ended(&branch, vote.clone());
-        vote
-    }
-
-    /// Whether a branch told to commit in one phase did so. Asks until it knows.
-    async fn settle(&self, branch: &BranchId) -> bool {
-        let mut pause = Duration::from_millis(20);
-        loop {
-            match self.prove_by_marker(branch).await {
-                Settled::Committed => return true,
-                Settled::Aborted => return false,
-                Settled::Lost(problem) | Settled::Retry(problem) => {
-                    tracing::warn!(%branch, problem, "the outcome of a one-phase commit is not known yet");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-            }
-        }
-    }
-
-    /// See [`crate::participant::Participant::prove`].
-    pub(super) async fn prove(&self, branch: &BranchId) -> Settled {
-        if check(branch).is_err() {
-            return Settled::Aborted;
-        }
-        let _call = self.branches.call(branch).await;
-        let settled = self.prove_by_marker(branch).await;
-        match &settled {
-            Settled::Committed => self.branches.ended(branch, Vote::Committed),
-            Settled::Aborted => self.branches.ended(branch, late_after_abort(branch)),
-            Settled::Lost(_) | Settled::Retry(_) => {}
-        }
-        settled
-    }
-
-    /// Competes for the marker's key. Whoever has the row has decided: the branch by its commit, or the tombstone. The insertion waits for
-    /// a transaction that holds the key and hasn't ended.
-    async fn prove_by_marker(&self, branch: &BranchId) -> Settled {
-        let (transaction, number) = (&branch.transaction, branch.number);
-        let script = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{PROVE_SECONDS}s'; SET LOCAL synchronous_commit = on; \
-             INSERT INTO {MARKER_TABLE} (transaction_id, branch, outcome) VALUES ('{transaction}', {number}, {MARKER_TOMBSTONE}) \
-             ON CONFLICT (transaction_id, branch) DO NOTHING; COMMIT; \
-             SELECT outcome::text FROM {MARKER_TABLE} WHERE transaction_id = '{transaction}' AND branch = {number}"
-        );
-        let answer = self.control(|mut connection| {
-            let script = AssertSqlSafe(script.clone());
-            async {
-                let row = sqlx::raw_sql(script)
-                    .fetch_optional(connection.connection())
-                    .await;
-                let read =
-                    row.and_then(|row| row.map(|row| row.try_get::<String, _>(0)).transpose());
-                (connection, read)
-            }
-        });
-        let outcome = match answer.await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => return Settled::Retry(format!("branch {branch}: {error}")),
-            Err(problem) => return Settled::Retry(problem),
-        };
-        match outcome.and_then(|outcome| outcome.parse().ok()) {
-            Some(MARKER_COMMITTED) => Settled::Committed,
-            Some(MARKER_TOMBSTONE) => Settled::Aborted,
-            _ => Settled::Retry(format!("branch {branch}: the marker can't be read")),
-        }
-    }
-
-    /// The vote of a branch whose marker's key, or request id, was taken before.
-    pub(super) async fn vote_by_marker(&self, branch: &BranchId, request_id: &str) -> Vote {
-        let answer = self.control(|mut connection| async {
-            let query = "SELECT transaction_id::text, branch, outcome::int FROM unanimity_marker \
-                 WHERE (transaction_id = $1 AND branch = $2) OR request_id = $3 \
-                 ORDER BY (transaction_id = $1 AND branch = $2) DESC LIMIT 1";
-            let row = sqlx::query(query)
-                .bind(&branch.transaction)
-                .bind(i64::from(branch.number))
-                .bind(Some(request_id).filter(|id| !id.is_empty()))
-                .fetch_optional(connection.connection())
-                .await;
-            let read = row.and_then(|row| {
-                row.map(|row| {
-                    Ok((
-                        row.try_get::<String, _>(0)?,
-                        row.try_get::<i32, _>(1)?,
-                        row.try_get::<i32, _>(2)?,
-                    ))
-                })
-                .transpose()
-            });
-            (connection, read)
-        });
-        let vote = match answer.await {
-            Ok(Ok(Some((transaction, number, outcome)))) => {
-                let own =
-                    transaction == branch.transaction && u32::try_from(number) == Ok(branch.number);
-                match (own, outcome) {
-                    (true, MARKER_COMMITTED) => Vote::Committed,
-                    (true, _) => Vote::No(lost(format!(
-                        "branch {branch} was settled before: it did not commit"
-                    ))),
-                    (false, _) => Vote::Duplicate { transaction },
-                }
-            }
-            Ok(Ok(None)) => Vote::No(refusal(
-                AbortCode::Conflict,
-                "a transaction with the same request id was just undone",
-            )),
-            Ok(Err(error)) => Vote::No(failure("marker", &error).refusal),
-            Err(problem) => Vote::No(refusal(AbortCode::ParticipantUnavailable, problem)),
-        };
-        self.branches.ended(branch, vote.clone());
-        vote
-    }
-
-    /// See [`crate::participant::Participant::in_doubt`].
-    pub(super) async fn in_doubt(&self) -> Result<Vec<InDoubt>, Unavailable> {
-        let answer = self.control(|mut connection| async {
-            let query = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";
-            let gids = sqlx::query_scalar::<_, String>(query).fetch_all(connection.connection()).await;
-            (connection, gids)
-        });
-        let gids = answer
-            .await
-            .map_err(Unavailable)?
-            .map_err(|error| Unavailable(error.to_string()))?;
-        Ok(gids
-            .into_iter()
-            .map(|gid| InDoubt {
-                branch: parse_gid(&gid),
-                identifier: gid,
-            })
-            .collect())
-    }
-
-    /// See [`super::PostgresResource::purge`].
-    pub(super) async fn purge(&self) -> Result<u64, Unavailable> {
-        let mut purged = 0;
-        loop {
-            let answer = self.control(|mut connection| async {
-                let query = "DELETE FROM unanimity_marker WHERE (transaction_id, branch) IN (SELECT transaction_id, branch \
-                     FROM unanimity_marker WHERE created_at < now() - make_interval(secs => $1) LIMIT $2)";
-                let ran = sqlx::query(query)
-                    .bind(self.retention.as_secs_f64())
-                    .bind(PURGE_BATCH.cast_signed())
-                    .execute(connection.connection())
-                    .await;
-                (connection, ran)
-            });
-            let done = answer
-                .await
-                .map_err(Unavailable)?
-                .map_err(|error| Unavailable(error.to_string()))?;
-            purged += done.rows_affected();
-            if done.rows_affected() < PURGE_BATCH {
-                return Ok(purged);
-            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use sqlx::Arguments;
 use sqlx::{
-    Column, Encode, Postgres, Row, Type, TypeInfo, ValueRef,
+    Encode, Postgres, Row, Type, TypeInfo, ValueRef,
     encode::IsNull,
     error::BoxDynError,
     postgres::{PgArgumentBuffer, PgArguments, PgRow, PgTypeInfo, PgTypeKind, types::Oid},
@@ -11,7 +11,7 @@ use unanimity_proto::v1::{self, AbortCode, value::Kind};
 
 use crate::{
     operation::{Argument, ParameterType, Statement},
-    resource::{Failure, is_broken, kind, refusal},
+    resource::{Failure, is_broken, kind, refusal, statement::unbound},
 };
 
 /// NULL whose type PostgreSQL infers.
@@ -46,37 +46,13 @@ pub(super) fn bind(statement: &Statement) -> Result<PgArguments, Failure> {
             Argument::Text(value) => bound.add(value.as_str()),
             Argument::Bytes(value) => bound.add(value.as_slice()),
         }
-        .map_err(|error| {
-            refusal(
-                AbortCode::InvalidOperation,
-                format!("operation {}: {error}", statement.label),
-            )
-        })?;
+        .map_err(|error| unbound(statement, &error))?;
     }
     Ok(bound)
 }
 
-pub(super) fn columns(row: &PgRow) -> Vec<String> {
-    row.columns()
-        .iter()
-        .map(|column| column.name().to_owned())
-        .collect()
-}
-
-/// The row's values; a type with no counterpart among ours is refused by its column's name.
-pub(super) fn read(row: &PgRow, label: &str) -> Result<Vec<v1::Value>, Failure> {
-    (0..row.len())
-        .map(|index| {
-            read_value(row, index).map_err(|problem| {
-                let column = row.columns()[index].name();
-                let message = format!("operation {label}: column {column}: {problem}");
-                refusal(AbortCode::InvalidOperation, message).into()
-            })
-        })
-        .collect()
-}
-
-fn read_value(row: &PgRow, index: usize) -> Result<v1::Value, String> {
+/// One value of a row; a type with no counterpart among ours is refused.
+pub(super) fn read_value(row: &PgRow, index: usize) -> Result<v1::Value, String> {
     let raw = row.try_get_raw(index).map_err(|error| error.to_string())?;
     if raw.is_null() {
         return Ok(kind(Kind::Null(true)));

@@ -1,35 +1,39 @@
 //! An open branch on SQLite: begin, run, prepare, and the end of a branch that failed.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, Either, Executor, SqlSafeStr, SqliteConnection, Statement as _};
-use tokio::{sync::OwnedMutexGuard, time::Instant};
-use unanimity_proto::v1::{self, AbortCode};
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr, SqliteConnection, Statement as _};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, timeout_at},
+};
+use unanimity_proto::v1::AbortCode;
 
 use crate::{
-    operation::{Dialect, Statement, counts_changes},
-    participant::{BranchId, Prepare, Refusal, Vote},
+    operation::{Dialect, Statement},
+    participant::{BranchId, Refusal},
     resource::{
-        Failure, MARKER_COMMITTED, MARKER_PROOF, Ran,
-        branches::{BranchConnection, Lease, Standing, lost},
-        deadline_after,
-        identifier::check,
-        milliseconds, push_row, refusal, within,
+        Failure, MARKER_COMMITTED, MARKER_PROOF,
+        branches::{BranchConnection, lost},
+        flow::{BeginError, BranchRules, MarkError, Prepared},
+        milliseconds, refusal,
+        statement::{Ran, check_count, collect},
+        within,
     },
 };
 
 use super::{
-    Inner,
+    SqliteFile,
     changeset::{self, Direction, Session},
     journal::Record,
-    values::{bind, columns, failure, is_constraint, read},
+    values::{bind, failure, is_constraint, read_value},
     writer::{Limit, Writer},
 };
 
 /// The writer, inside a transaction. Dropped without [`Self::release`], the transaction is rolled back in a task of its own, which keeps the
 /// writer until that is done.
-pub(super) struct LiteBranch {
+pub(crate) struct LiteBranch {
     writer: Option<OwnedMutexGuard<Writer>>,
     session: Option<Session>,
     limit: Limit,
@@ -60,6 +64,10 @@ impl BranchConnection for LiteBranch {
 
     fn interrupt(&self) -> Limit {
         self.limit.clone()
+    }
+
+    fn release(self) {
+        drop(self.into_writer());
     }
 }
 
@@ -148,12 +156,11 @@ impl LiteBranch {
         self.writer().connection()
     }
 
-    /// Commits. The writer comes back with the answer: after an error the connection is closed, and before anybody else gets it, what became
-    /// of the branch is to be found out.
-    pub(super) async fn commit(mut self) -> (OwnedMutexGuard<Writer>, Result<(), sqlx::Error>) {
-        let mut writer = self.take_writer();
-        let committed = end(&mut writer, self.session.take(), &self.limit, "COMMIT").await;
-        (writer, committed)
+    /// Commits, or rolls back. After an error the connection is closed, and before anybody else gets the writer, what became of the branch is to
+    /// be found out.
+    pub(super) async fn end(&mut self, command: &'static str) -> Result<(), sqlx::Error> {
+        let (session, limit) = (self.session.take(), self.limit.clone());
+        end(self.writer(), session, &limit, command).await
     }
 
     /// What was promised.
@@ -163,102 +170,36 @@ impl LiteBranch {
 
     /// The writer, where no transaction is open on it.
     pub(super) fn into_writer(mut self) -> OwnedMutexGuard<Writer> {
-        self.take_writer()
-    }
-
-    fn take_writer(&mut self) -> OwnedMutexGuard<Writer> {
         self.writer
             .take()
             .expect("only what ends the branch takes the writer, and it consumes the branch")
     }
 
+    /// Rolls back. A connection on which that fails is closed, which rolls back too.
+    async fn roll_back(&mut self) {
+        let _ = self.end("ROLLBACK").await;
+    }
+
     /// Rolls back, and lets the next one have the writer.
     pub(super) async fn rollback(mut self) {
-        if let Some(mut writer) = self.writer.take() {
-            // It rolls back either way: a connection on which it fails is closed.
-            let _ = end(&mut writer, self.session.take(), &self.limit, "ROLLBACK").await;
-        }
-    }
-
-    /// Runs one statement. Rows are kept where `keep`.
-    pub(super) async fn run(
-        &mut self,
-        statement: &Statement,
-        deadline: Instant,
-        keep: bool,
-    ) -> Result<Ran, Failure> {
-        let what = format!("operation {}", statement.label);
-        if Instant::now() >= deadline {
-            return Err(refusal(AbortCode::Timeout, format!("{what}: no time was left")).into());
-        }
-        let ran = within(deadline, &what, self.fetch(statement, keep, &what)).await?;
-        statement.check_rows(ran.rows())?;
-        Ok(ran)
-    }
-
-    async fn fetch(
-        &mut self,
-        statement: &Statement,
-        keep: bool,
-        what: &str,
-    ) -> Result<Ran, Failure> {
-        let connection = self.connection();
-        let sql = AssertSqlSafe(statement.sql.clone()).into_sql_str();
-        // SQLite takes a value that is missing for NULL.
-        let prepared = connection
-            .prepare(sql.clone())
-            .await
-            .map_err(|error| failure(what, &error))?;
-        if let Some(Either::Right(wanted)) = prepared.parameters()
-            && wanted != statement.arguments.len()
-        {
-            let message = format!(
-                "{what}: the statement takes {wanted} values, {} are given",
-                statement.arguments.len()
-            );
-            return Err(refusal(AbortCode::InvalidOperation, message).into());
-        }
-        let query = sqlx::query_with(sql, bind(statement)?).persistent(statement.persistent);
-        let counts = counts_changes(&statement.sql, Dialect::Sqlite);
-        let (mut ran, mut bytes) = (Ran::default(), 0);
-        let mut stream = connection.fetch_many(query);
-        while let Some(item) = stream
-            .try_next()
-            .await
-            .map_err(|error| failure(what, &error))?
-        {
-            match item {
-                Either::Left(done) if counts => ran.result.affected_rows += done.rows_affected(),
-                Either::Left(_) => {}
-                Either::Right(row) => {
-                    ran.returned += 1;
-                    if keep {
-                        if ran.returned == 1 {
-                            ran.result.columns = columns(&row);
-                        }
-                        push_row(
-                            &mut ran.result,
-                            &mut bytes,
-                            read(&row, &statement.label)?,
-                            &statement.label,
-                        )?;
-                    }
-                }
-            }
-        }
-        Ok(ran)
+        self.roll_back().await;
+        self.release();
     }
 
     /// Writes the marker row.
-    async fn mark(&mut self, branch: &BranchId, request_id: &str) -> Result<(), sqlx::Error> {
-        sqlx::query("INSERT INTO unanimity_marker (transaction_id, branch, request_id, outcome) VALUES (?, ?, ?, ?)")
+    async fn mark(&mut self, branch: &BranchId, request_id: &str) -> Result<(), MarkError> {
+        let marked = sqlx::query("INSERT INTO unanimity_marker (transaction_id, branch, request_id, outcome) VALUES (?, ?, ?, ?)")
             .bind(branch.transaction.clone())
             .bind(branch.number)
             .bind(Some(request_id.to_owned()).filter(|id| !id.is_empty()))
             .bind(MARKER_COMMITTED)
             .execute(self.connection())
-            .await
-            .map(drop)
+            .await;
+        match marked {
+            Ok(_) => Ok(()),
+            Err(error) if is_constraint(&error) => Err(MarkError::Taken),
+            Err(error) => Err(MarkError::Failed(failure("marker", &error))),
+        }
     }
 
     /// Whether nothing was changed, for certain. What the recording passed over is refused: it would be missing after a crash.
@@ -350,37 +291,23 @@ impl LiteBranch {
     }
 }
 
-/// What a vote of yes says here.
-pub(super) fn yes() -> Vote {
-    Vote::Yes {
-        proof: MARKER_PROOF.into(),
-    }
-}
+impl BranchRules for SqliteFile {
+    const DIALECT: Dialect = Dialect::Sqlite;
+    type Branch = LiteBranch;
 
-/// Why a branch couldn't be begun. Nothing is left of it.
-enum BeginError {
-    /// The marker's key or its request id is taken.
-    MarkerTaken,
-    /// Anything else.
-    Failed(Refusal),
-}
-
-impl Inner {
     /// Waits for the writer, then takes the write lock at once: a transaction that began by reading could find it taken later.
     async fn begin(
         &self,
         branch: &BranchId,
-        deadline: Instant,
+        _work: &[Statement],
         marker: Option<&str>,
+        deadline: Instant,
     ) -> Result<LiteBranch, BeginError> {
-        let locked = tokio::time::timeout_at(deadline, Arc::clone(&self.writer).lock_owned()).await;
-        let busy = || {
-            BeginError::Failed(refusal(
-                AbortCode::Timeout,
-                "the database's only writer was busy all the time",
-            ))
-        };
-        let writer = locked.map_err(|_| busy())?;
+        let locked = timeout_at(deadline, Arc::clone(&self.writer).lock_owned()).await;
+        let writer = locked.map_err(|_| {
+            let message = "the database's only writer was busy all the time";
+            BeginError::Failed(refusal(AbortCode::Timeout, message))
+        })?;
         let mut opened = LiteBranch::new(writer, self.limit.clone());
         let begun = within(deadline, "begin", async {
             Ok(self.start(&mut opened, deadline).await)
@@ -396,15 +323,134 @@ impl Inner {
             Ok(()) => Ok(opened),
             Err(error) => {
                 opened.rollback().await;
-                Err(if is_constraint(&error) {
-                    BeginError::MarkerTaken
-                } else {
-                    BeginError::Failed(failure("marker", &error).refusal)
+                Err(match error {
+                    MarkError::Taken => BeginError::MarkerTaken,
+                    MarkError::Failed(failed) => BeginError::Failed(failed.refusal),
                 })
             }
         }
     }
 
+    async fn limit(&self, _opened: &mut LiteBranch, deadline: Instant) -> Result<(), Failure> {
+        self.limit.set(deadline);
+        Ok(())
+    }
+
+    async fn run(
+        &self,
+        opened: &mut LiteBranch,
+        statement: &Statement,
+        keep: bool,
+    ) -> Result<Ran, Failure> {
+        let what = format!("operation {}", statement.label);
+        let connection = opened.connection();
+        let sql = AssertSqlSafe(statement.sql.clone()).into_sql_str();
+        // SQLite takes a value that is missing for NULL.
+        let prepared = connection
+            .prepare(sql.clone())
+            .await
+            .map_err(|error| failure(&what, &error))?;
+        check_count(statement, prepared.parameters())?;
+        let query = sqlx::query_with(sql, bind(statement)?).persistent(statement.persistent);
+        let answers = connection
+            .fetch_many(query)
+            .map_ok(|answer| answer.map_left(|done| done.rows_affected()))
+            .map_err(|error| failure(&what, &error));
+        collect(statement, Self::DIALECT, keep, answers, read_value).await
+    }
+
+    /// From here on nothing is interrupted.
+    async fn end_read_only(
+        &self,
+        opened: &mut LiteBranch,
+        _deadline: Instant,
+    ) -> Result<bool, Failure> {
+        self.limit.lift();
+        let read_only = opened.is_read_only().await?;
+        if read_only {
+            opened.roll_back().await;
+        }
+        Ok(read_only)
+    }
+
+    /// The changes go to the journal, and the transaction stays open.
+    async fn prepare(
+        &self,
+        opened: &mut LiteBranch,
+        branch: &BranchId,
+        _deadline: Instant,
+    ) -> Result<Prepared, Failure> {
+        match opened.mark(branch, "").await {
+            Ok(()) => {}
+            Err(MarkError::Taken) => {
+                return Err(lost(format!(
+                    "branch {branch} has ended before: its marker is there"
+                ))
+                .into());
+            }
+            Err(MarkError::Failed(failed)) => return Err(failed),
+        }
+        let record = Record {
+            branch: branch.clone(),
+            changeset: opened.capture().await?,
+        };
+        let journal = Arc::clone(&self.journal);
+        let written =
+            tokio::task::spawn_blocking(move || journal.write(&record).map(|()| record)).await;
+        let record = written.map_err(std::io::Error::other).flatten().map_err(|error| {
+            tracing::error!(%error, "the prepare journal can't be written; nothing can be prepared until the agent is restarted");
+            // What is in the file isn't known. If it is whole after a restart, the branch is reported in doubt, and its abort presumed.
+            let message = format!("the prepare journal: {error}");
+            refusal(AbortCode::ParticipantFailure, message)
+        })?;
+        opened.promise = Some(Promise {
+            record,
+            state: PromiseState::Kept,
+        });
+        Ok(Prepared {
+            proof: MARKER_PROOF.into(),
+            bound: true,
+        })
+    }
+
+    /// From here on nothing is interrupted.
+    async fn mark(
+        &self,
+        opened: &mut LiteBranch,
+        branch: &BranchId,
+        request_id: &str,
+        _deadline: Instant,
+    ) -> Result<(), MarkError> {
+        self.limit.lift();
+        opened.mark(branch, request_id).await
+    }
+
+    /// However long it takes: a COMMIT can't be left half-way.
+    async fn commit(
+        &self,
+        opened: &mut LiteBranch,
+        _branch: &BranchId,
+        _deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let committed = opened.end("COMMIT").await;
+        committed.map_err(|error| failure("commit", &error).refusal)
+    }
+
+    /// A statement that nobody waits for any more is interrupted first.
+    async fn undo(&self, opened: LiteBranch, broken: bool) {
+        if broken {
+            self.limit.interrupt();
+        }
+        opened.rollback().await;
+    }
+
+    /// It is rolled back when the service lets go.
+    async fn stop(&self, limit: Limit) {
+        limit.interrupt();
+    }
+}
+
+impl SqliteFile {
     async fn start(&self, opened: &mut LiteBranch, deadline: Instant) -> Result<(), Failure> {
         let failed = |error: sqlx::Error| failure("begin", &error);
         opened.writer().open().await.map_err(failed)?;
@@ -425,239 +471,5 @@ impl Inner {
                 refusal(AbortCode::ParticipantFailure, format!("begin: {code}"))
             })?);
         Ok(())
-    }
-
-    /// A lease on a branch that is opened now. One that is known already is refused with what is known of it.
-    pub(super) async fn open(
-        &self,
-        branch: &BranchId,
-        deadline: Instant,
-    ) -> Result<Lease<LiteBranch>, Refusal> {
-        check(branch)?;
-        match self.branches.standing(branch) {
-            Standing::Absent => {}
-            Standing::Open(lease) => {
-                self.limit.set(deadline);
-                return Ok(lease);
-            }
-            Standing::InUse(_) => return Err(lost(format!("branch {branch} is in use"))),
-            Standing::Voted(Vote::No(refusal)) => return Err(refusal),
-            Standing::Voted(_) => return Err(lost(format!("branch {branch} takes no more work"))),
-        }
-        match self.begin(branch, deadline, None).await {
-            Ok(connection) => Ok(self.branches.begin(branch, connection)),
-            Err(BeginError::Failed(refusal)) => Err(refusal),
-            Err(BeginError::MarkerTaken) => unreachable!("no marker was written"),
-        }
-    }
-
-    /// See [`crate::participant::Participant::execute`].
-    pub(super) async fn execute(
-        &self,
-        branch: &BranchId,
-        open: bool,
-        operation: &v1::Operation,
-        timeout: Duration,
-    ) -> Result<v1::OperationResult, Refusal> {
-        check(branch)?;
-        let deadline = deadline_after(timeout);
-        let _call = self.branches.call(branch).await;
-        let mut lease = match self.branches.standing(branch) {
-            Standing::Absent if open => self.open(branch, deadline).await?,
-            Standing::Absent => return Err(lost(format!("branch {branch} is not open here"))),
-            Standing::Open(lease) if open => {
-                return Err(self
-                    .doom(
-                        lease,
-                        lost(format!("branch {branch} was open already")).into(),
-                    )
-                    .await);
-            }
-            Standing::Open(lease) => lease,
-            Standing::InUse(limit) => return Err(self.doom_in_use(branch, &limit)),
-            Standing::Voted(Vote::No(refusal)) => return Err(refusal),
-            Standing::Voted(_) => return Err(lost(format!("branch {branch} takes no more work"))),
-        };
-        self.limit.set(deadline);
-        match self.run_one(&mut lease, operation, deadline).await {
-            Ok(ran) => {
-                self.limit.lift();
-                lease.finish().map(|()| ran.result)
-            }
-            Err(failed) => Err(self.doom(lease, failed).await),
-        }
-    }
-
-    async fn run_one(
-        &self,
-        lease: &mut Lease<LiteBranch>,
-        operation: &v1::Operation,
-        deadline: Instant,
-    ) -> Result<Ran, Failure> {
-        let statement = self.catalog.resolve(operation, Dialect::Sqlite)?;
-        lease.run(&statement, deadline, true).await
-    }
-
-    /// See [`crate::participant::Participant::prepare`].
-    pub(super) async fn prepare(&self, prepare: &Prepare) -> Vote {
-        let branch = &prepare.branch;
-        if let Err(refusal) = check(branch) {
-            return Vote::No(refusal);
-        }
-        let deadline = deadline_after(prepare.timeout);
-        let _call = self.branches.call(branch).await;
-        let lease = match self.branches.standing(branch) {
-            Standing::Voted(vote) => return vote,
-            Standing::InUse(limit) => return Vote::No(self.doom_in_use(branch, &limit)),
-            Standing::Open(lease) if prepare.continued => lease,
-            Standing::Open(lease) => {
-                return Vote::No(
-                    self.doom(
-                        lease,
-                        lost(format!("branch {branch} was open already")).into(),
-                    )
-                    .await,
-                );
-            }
-            Standing::Absent if prepare.continued => {
-                return Vote::No(lost(format!("branch {branch} is not open here")));
-            }
-            Standing::Absent => match self.begin_prepare(prepare, deadline).await {
-                Ok(lease) => lease,
-                Err(vote) => return vote,
-            },
-        };
-        self.run_and_vote(prepare, lease, deadline).await
-    }
-
-    /// Opens the branch of a prepare. In one phase the marker goes first.
-    async fn begin_prepare(
-        &self,
-        prepare: &Prepare,
-        deadline: Instant,
-    ) -> Result<Lease<LiteBranch>, Vote> {
-        for operation in &prepare.operations {
-            self.catalog
-                .resolve(operation, Dialect::Sqlite)
-                .map_err(Vote::No)?;
-        }
-        let branch = &prepare.branch;
-        let marker = prepare.one_phase.then_some(prepare.request_id.as_str());
-        match self.begin(branch, deadline, marker).await {
-            Ok(connection) => Ok(self.branches.begin(branch, connection)),
-            Err(BeginError::Failed(refusal)) => Err(Vote::No(refusal)),
-            Err(BeginError::MarkerTaken) => {
-                Err(self.vote_by_marker(branch, &prepare.request_id).await)
-            }
-        }
-    }
-
-    async fn run_and_vote(
-        &self,
-        prepare: &Prepare,
-        mut lease: Lease<LiteBranch>,
-        deadline: Instant,
-    ) -> Vote {
-        self.limit.set(deadline);
-        for operation in &prepare.operations {
-            let ran = match self.catalog.resolve(operation, Dialect::Sqlite) {
-                Ok(statement) => lease.run(&statement, deadline, false).await,
-                Err(refusal) => Err(refusal.into()),
-            };
-            if let Err(failed) = ran {
-                return Vote::No(self.doom(lease, failed).await);
-            }
-        }
-        self.limit.lift();
-        if !prepare.one_phase {
-            return self.vote(lease).await;
-        }
-        if prepare.continued
-            && let Err(error) = lease.mark(&prepare.branch, &prepare.request_id).await
-        {
-            let failed = if is_constraint(&error) {
-                lost("the marker is taken").into()
-            } else {
-                failure("marker", &error)
-            };
-            let refusal = self.doom(lease, failed).await;
-            return if is_constraint(&error) {
-                self.vote_by_marker(&prepare.branch, &prepare.request_id)
-                    .await
-            } else {
-                Vote::No(refusal)
-            };
-        }
-        self.commit_in_one_phase(lease).await
-    }
-
-    /// Prepares, unless nothing was changed: the changes go to the journal, and the transaction stays open.
-    async fn vote(&self, mut lease: Lease<LiteBranch>) -> Vote {
-        match lease.is_read_only().await {
-            Ok(true) => {
-                lease.end(Vote::ReadOnly).rollback().await;
-                return Vote::ReadOnly;
-            }
-            Ok(false) => {}
-            Err(failed) => return Vote::No(self.doom(lease, failed).await),
-        }
-        let branch = lease.branch().clone();
-        match lease.mark(&branch, "").await {
-            Ok(()) => {}
-            Err(error) if is_constraint(&error) => {
-                let refusal = lost(format!(
-                    "branch {branch} has ended before: its marker is there"
-                ));
-                return Vote::No(self.doom(lease, refusal.into()).await);
-            }
-            Err(error) => return Vote::No(self.doom(lease, failure("marker", &error)).await),
-        }
-        let changeset = match lease.capture().await {
-            Ok(changeset) => changeset,
-            Err(failed) => return Vote::No(self.doom(lease, failed).await),
-        };
-        let (journal, record) = (Arc::clone(&self.journal), Record { branch, changeset });
-        let written =
-            tokio::task::spawn_blocking(move || journal.write(&record).map(|()| record)).await;
-        match written.map_err(std::io::Error::other).flatten() {
-            Ok(record) => {
-                lease.promise = Some(Promise {
-                    record,
-                    state: PromiseState::Kept,
-                });
-                lease.prepared(yes(), true);
-                yes()
-            }
-            Err(error) => {
-                tracing::error!(%error, "the prepare journal can't be written; nothing can be prepared until the agent is restarted");
-                // What is in the file isn't known. If it is whole after a restart, the branch is reported in doubt, and its abort presumed.
-                let refusal = refusal(
-                    AbortCode::ParticipantFailure,
-                    format!("the prepare journal: {error}"),
-                );
-                Vote::No(self.doom(lease, refusal.into()).await)
-            }
-        }
-    }
-
-    /// Rolls back an open branch.
-    pub(super) async fn doom(&self, lease: Lease<LiteBranch>, failed: Failure) -> Refusal {
-        let connection = lease.end(Vote::No(failed.refusal.clone()));
-        // A statement that nobody waits for any more is interrupted first.
-        if failed.broken {
-            self.limit.interrupt();
-        }
-        connection.rollback().await;
-        failed.refusal
-    }
-
-    /// Ends a branch that a service holds just now: its statements are interrupted, and it is rolled back when the service lets go.
-    pub(super) fn doom_in_use(&self, branch: &BranchId, limit: &Limit) -> Refusal {
-        let refusal = lost(format!(
-            "branch {branch} was still in use, and is rolled back"
-        ));
-        self.branches.ended(branch, Vote::No(refusal.clone()));
-        limit.interrupt();
-        refusal
     }
 }

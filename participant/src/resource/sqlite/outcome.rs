@@ -3,22 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
-use tokio::sync::OwnedMutexGuard;
-use unanimity_proto::v1::AbortCode;
+use tokio::{sync::OwnedMutexGuard, time::timeout};
 
 use crate::{
-    participant::{BranchId, InDoubt, Settled, Unavailable, Vote},
+    participant::{BranchId, InDoubt, Refusal, Settled, Unavailable},
     resource::{
         MARKER_COMMITTED, MARKER_PROOF, MARKER_TOMBSTONE, PROVE_SECONDS, PURGE_BATCH,
-        branches::{Lease, Standing, late_after_abort, late_after_commit, lost},
-        identifier::{check, marker_proves_absence},
-        refusal,
+        branches::{BranchConnection, Branches},
+        flow::{Marker, OutcomeRules, settled_by_marker},
+        identifier::marker_proves_absence,
     },
 };
 
 use super::{
-    Inner,
-    branch::{LiteBranch, Promise, PromiseState, yes},
+    SqliteFile,
+    branch::{LiteBranch, Promise, PromiseState},
     changeset::{self, Direction},
     journal::Record,
     values::{failure, is_constraint},
@@ -35,14 +34,167 @@ enum Replay {
     Unfit(String),
 }
 
-impl Inner {
+impl OutcomeRules for SqliteFile {
+    /// The key of the marker row is competed for, as another's would be: a COMMIT whose sync failed may otherwise come back after a crash, out
+    /// of the log. Nobody else gets the writer until that is known.
+    async fn settle(&self, branch: &BranchId, left: &mut Option<LiteBranch>) -> Settled {
+        match left {
+            Some(connection) => fence(connection.writer(), branch).await,
+            None => self.prove(branch).await,
+        }
+    }
+
+    async fn commit_prepared(
+        &self,
+        branch: &BranchId,
+        proof: &str,
+        bound: &mut Option<LiteBranch>,
+    ) -> Settled {
+        let Some(mut prepared) = bound.take() else {
+            return self.commit_by_marker(branch, proof).await;
+        };
+        let Some(Promise { record, state }) = prepared.take_promise() else {
+            return Settled::Retry(format!("branch {branch} holds no promise"));
+        };
+        let why = match state {
+            PromiseState::Kept => match prepared.end("COMMIT").await {
+                Ok(()) => {
+                    self.clear_journal(branch);
+                    prepared.release();
+                    return Settled::Committed;
+                }
+                // The truth is what a new connection finds: the marker row; or else the changes are made again.
+                Err(error) => error.to_string(),
+            },
+            PromiseState::Owed => "its transaction was lost".to_owned(),
+            PromiseState::Unfit(problem) => {
+                return self.give_up(prepared, record, problem, bound).await;
+            }
+        };
+        match self.replay(prepared.into_writer(), record, bound).await {
+            Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
+            Ok(Some(_)) => Settled::Aborted,
+            Ok(None) => Settled::Retry(format!(
+                "commit of branch {branch}: {why}; its changes are made again"
+            )),
+            Err(error) => Settled::Retry(format!(
+                "commit of branch {branch}: {why}; and then: {error}"
+            )),
+        }
+    }
+
+    async fn abort_prepared(
+        &self,
+        branch: &BranchId,
+        _proof: &str,
+        bound: &mut Option<LiteBranch>,
+    ) -> Settled {
+        let Some(mut prepared) = bound.take() else {
+            return match self.own_marker(branch).await {
+                Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
+                Ok(_) => Settled::Aborted,
+                Err(problem) => Settled::Retry(problem),
+            };
+        };
+        let promise = prepared.take_promise();
+        if let Some(Promise {
+            record,
+            state: PromiseState::Owed,
+        }) = promise
+        {
+            // A commit was tried, and failed without a clear answer: only the marker row tells whether there is anything left to abort.
+            let writer = prepared.into_writer();
+            return match self.replay(writer, record, bound).await {
+                Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
+                Ok(Some(_)) => Settled::Aborted,
+                Ok(None) => Settled::Retry(format!(
+                    "branch {branch} is prepared again, and can be aborted"
+                )),
+                Err(error) => Settled::Retry(format!("abort of branch {branch}: {error}")),
+            };
+        }
+        self.clear_journal(branch);
+        prepared.rollback().await;
+        Settled::Aborted
+    }
+
+    async fn prove(&self, branch: &BranchId) -> Settled {
+        match self.own_marker(branch).await {
+            Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
+            Ok(Some(_)) => Settled::Aborted,
+            Ok(None) => match self.lock_writer().await {
+                Ok(mut writer) => fence(&mut writer, branch).await,
+                Err(problem) => Settled::Retry(problem),
+            },
+            Err(problem) => Settled::Retry(problem),
+        }
+    }
+
+    async fn marker(&self, branch: &BranchId, request_id: &str) -> Result<Option<Marker>, Refusal> {
+        let found = async {
+            let mut connection = self.options.connect().await?;
+            let query = "SELECT transaction_id, branch, outcome FROM unanimity_marker \
+                 WHERE (transaction_id = ?1 AND branch = ?2) OR request_id = ?3 \
+                 ORDER BY (transaction_id = ?1 AND branch = ?2) DESC LIMIT 1";
+            let row = sqlx::query(query)
+                .bind(branch.transaction.clone())
+                .bind(branch.number)
+                .bind(Some(request_id.to_owned()).filter(|id| !id.is_empty()))
+                .fetch_optional(&mut connection)
+                .await?;
+            row.map(|row| {
+                Ok(Marker {
+                    transaction: row.try_get(0)?,
+                    number: row.try_get(1)?,
+                    committed: row.try_get::<i32, _>(2)? == MARKER_COMMITTED,
+                })
+            })
+            .transpose()
+        };
+        found
+            .await
+            .map_err(|error| failure("marker", &error).refusal)
+    }
+
+    /// There is one at most, and this process has it.
+    async fn in_doubt(&self, here: &Branches<LiteBranch>) -> Result<Vec<InDoubt>, Unavailable> {
+        let in_doubt = |branch: BranchId| InDoubt {
+            identifier: branch.to_string(),
+            branch: Some(branch),
+        };
+        Ok(here.prepared().into_iter().map(in_doubt).collect())
+    }
+
+    async fn purge_batch(&self) -> Result<u64, Unavailable> {
+        let seconds = i64::try_from(self.retention.as_secs()).unwrap_or(i64::MAX);
+        let mut writer = self.lock_writer().await.map_err(Unavailable)?;
+        let deleting = async {
+            let query = "DELETE FROM unanimity_marker WHERE (transaction_id, branch) IN (SELECT transaction_id, branch \
+                 FROM unanimity_marker WHERE created_at < unixepoch() - ? LIMIT ?)";
+            sqlx::query(query)
+                .bind(seconds)
+                .bind(PURGE_BATCH.cast_signed())
+                .execute(writer.open().await?)
+                .await
+        };
+        let done = deleting.await;
+        done.map(|done| done.rows_affected())
+            .map_err(|error| Unavailable(error.to_string()))
+    }
+}
+
+impl SqliteFile {
     /// Takes up what the journal holds, before anybody else gets the writer.
-    pub(super) async fn recover_at_start(&self) -> Result<(), sqlx::Error> {
+    pub(super) async fn recover_at_start(
+        &self,
+    ) -> Result<Option<(BranchId, LiteBranch)>, sqlx::Error> {
         let Some(record) = self.journal.read().map_err(sqlx::Error::Io)? else {
-            return Ok(());
+            return Ok(None);
         };
         let writer = Arc::clone(&self.writer).lock_owned().await;
-        self.replay(writer, record).await.map(drop)
+        let (branch, mut bound) = (record.branch.clone(), None);
+        self.replay(writer, record, &mut bound).await?;
+        Ok(bound.map(|prepared| (branch, prepared)))
     }
 
     /// Makes the changes of a promise again, and keeps the transaction open; or finds that it has ended, and clears the journal. Whatever
@@ -51,12 +203,13 @@ impl Inner {
         &self,
         mut writer: OwnedMutexGuard<Writer>,
         record: Record,
+        bound: &mut Option<LiteBranch>,
     ) -> Result<Option<i32>, sqlx::Error> {
-        let branch = record.branch.clone();
+        let branch = &record.branch;
         let replayed = self.try_replay(&mut writer, &record).await;
         let (state, answer) = match replayed {
             Ok(Replay::Over(outcome)) => {
-                self.clear_journal(&branch);
+                self.clear_journal(branch);
                 return Ok(Some(outcome));
             }
             Ok(Replay::Kept) => (PromiseState::Kept, Ok(None)),
@@ -70,8 +223,8 @@ impl Inner {
                 (PromiseState::Owed, Err(error))
             }
         };
-        let kept = LiteBranch::promising(writer, self.limit.clone(), Promise { record, state });
-        self.branches.found_prepared(&branch, yes(), Some(kept));
+        let promise = Promise { record, state };
+        *bound = Some(LiteBranch::promising(writer, self.limit.clone(), promise));
         answer
     }
 
@@ -102,92 +255,32 @@ impl Inner {
         )))
     }
 
-    /// See [`crate::participant::Participant::commit`].
-    pub(super) async fn commit(&self, branch: &BranchId, proof: &str) -> Settled {
-        if let Err(refusal) = check(branch) {
-            return Settled::Lost(refusal.message);
-        }
-        let _call = self.branches.call(branch).await;
-        let settled = match self.branches.prepared_connection(branch) {
-            Some(prepared) => self.commit_prepared(branch, prepared).await,
-            None => self.commit_by_marker(branch, proof).await,
-        };
-        match &settled {
-            Settled::Committed => self.branches.ended(branch, late_after_commit(branch)),
-            Settled::Aborted | Settled::Lost(_) => {
-                self.branches.ended(branch, late_after_abort(branch))
-            }
-            Settled::Retry(_) => {}
-        }
-        settled
-    }
-
-    async fn commit_prepared(&self, branch: &BranchId, mut prepared: LiteBranch) -> Settled {
-        let Some(Promise { record, state }) = prepared.take_promise() else {
-            return Settled::Retry(format!("branch {branch} holds no promise"));
-        };
-        match state {
-            PromiseState::Kept => {
-                let (writer, committed) = prepared.commit().await;
-                match committed {
-                    Ok(()) => {
-                        self.clear_journal(branch);
-                        drop(writer);
-                        Settled::Committed
-                    }
-                    // The truth is what a new connection finds: the marker row; or else the changes are made again.
-                    Err(error) => {
-                        self.commit_after_replay(branch, writer, record, &error.to_string())
-                            .await
-                    }
-                }
-            }
-            PromiseState::Owed => {
-                let writer = prepared.into_writer();
-                self.commit_after_replay(branch, writer, record, "its transaction was lost")
-                    .await
-            }
-            PromiseState::Unfit(problem) => match self.journal.put_aside(&record) {
-                Ok(aside) => {
-                    self.clear_journal(branch);
-                    prepared.rollback().await;
-                    Settled::Lost(format!(
-                        "{problem}; what it promised is in {}",
-                        aside.display()
-                    ))
-                }
-                Err(error) => {
-                    let promise = Promise {
-                        record,
-                        state: PromiseState::Unfit(problem),
-                    };
-                    let kept =
-                        LiteBranch::promising(prepared.into_writer(), self.limit.clone(), promise);
-                    self.branches.keep_connection(branch, kept);
-                    Settled::Retry(format!(
-                        "what branch {branch} promised can't be put aside: {error}"
-                    ))
-                }
-            },
-        }
-    }
-
-    async fn commit_after_replay(
+    /// Ends a branch whose changes can't be made again. What it promised is put aside, for people.
+    async fn give_up(
         &self,
-        branch: &BranchId,
-        writer: OwnedMutexGuard<Writer>,
+        prepared: LiteBranch,
         record: Record,
-        why: &str,
+        problem: String,
+        bound: &mut Option<LiteBranch>,
     ) -> Settled {
-        match self.replay(writer, record).await {
-            Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
-            Ok(Some(_)) => Settled::Aborted,
-            Ok(None) => Settled::Retry(format!(
-                "commit of branch {branch}: {why}; its changes are made again"
-            )),
-            Err(error) => Settled::Retry(format!(
-                "commit of branch {branch}: {why}; and then: {error}"
-            )),
+        let branch = record.branch.clone();
+        match self.journal.put_aside(&record) {
+            Ok(aside) => {
+                self.clear_journal(&branch);
+                prepared.rollback().await;
+                Settled::Lost(format!(
+                    "{problem}; what it promised is in {}",
+                    aside.display()
+                ))
+            }
+            Err(error) => {
+                let state = PromiseState::Unfit(problem);
+                let (writer, promise) = (prepared.into_writer(), Promise { record, state });
+                *bound = Some(LiteBranch::promising(writer, self.limit.clone(), promise));
+                Settled::Retry(format!(
+                    "what branch {branch} promised can't be put aside: {error}"
+                ))
+            }
         }
     }
 
@@ -201,86 +294,23 @@ impl Inner {
 
     /// The outcome of a branch that is not prepared here.
     async fn commit_by_marker(&self, branch: &BranchId, proof: &str) -> Settled {
-        match self.marker(branch).await {
-            Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
-            Ok(Some(_)) => Settled::Aborted,
+        match self.own_marker(branch).await {
             Ok(None) if proof == MARKER_PROOF && marker_proves_absence(branch, self.retention) => {
                 Settled::Aborted
             }
-            Ok(None) if proof == MARKER_PROOF => Settled::Lost(format!(
-                "branch {branch} is not prepared, and its marker, if it had one, may have been purged"
-            )),
-            Ok(None) => Settled::Lost(format!(
-                "branch {branch} is not prepared, and the vote carried no proof"
-            )),
+            Ok(marker) => settled_by_marker(branch, marker, proof),
             Err(problem) => Settled::Retry(problem),
         }
     }
 
     async fn lock_writer(&self) -> Result<OwnedMutexGuard<Writer>, String> {
         let limit = Duration::from_secs(PROVE_SECONDS);
-        let locked = tokio::time::timeout(limit, Arc::clone(&self.writer).lock_owned()).await;
+        let locked = timeout(limit, Arc::clone(&self.writer).lock_owned()).await;
         locked.map_err(|_| "another branch has the database's only writer".to_owned())
     }
 
-    /// See [`crate::participant::Participant::abort`].
-    pub(super) async fn abort(&self, branch: &BranchId, _proof: &str) -> Settled {
-        if check(branch).is_err() {
-            // Nothing of that name can ever have been prepared.
-            return Settled::Aborted;
-        }
-        let _call = self.branches.call(branch).await;
-        match self.branches.standing(branch) {
-            Standing::Open(lease) => {
-                lease.end(late_after_abort(branch)).rollback().await;
-                return Settled::Aborted;
-            }
-            Standing::InUse(limit) => {
-                self.branches.ended(branch, late_after_abort(branch));
-                limit.interrupt();
-                return Settled::Aborted;
-            }
-            Standing::Absent | Standing::Voted(_) => {}
-        }
-        let settled = match self.branches.prepared_connection(branch) {
-            Some(prepared) => self.abort_prepared(branch, prepared).await,
-            None => match self.marker(branch).await {
-                Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
-                Ok(_) => Settled::Aborted,
-                Err(problem) => Settled::Retry(problem),
-            },
-        };
-        if !matches!(settled, Settled::Retry(_)) {
-            self.branches.ended(branch, late_after_abort(branch));
-        }
-        settled
-    }
-
-    async fn abort_prepared(&self, branch: &BranchId, mut prepared: LiteBranch) -> Settled {
-        let promise = prepared.take_promise();
-        if let Some(Promise {
-            record,
-            state: PromiseState::Owed,
-        }) = promise
-        {
-            // A commit was tried, and failed without a clear answer: only the marker row tells whether there is anything left to abort.
-            let writer = prepared.into_writer();
-            return match self.replay(writer, record).await {
-                Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
-                Ok(Some(_)) => Settled::Aborted,
-                Ok(None) => Settled::Retry(format!(
-                    "branch {branch} is prepared again, and can be aborted"
-                )),
-                Err(error) => Settled::Retry(format!("abort of branch {branch}: {error}")),
-            };
-        }
-        self.clear_journal(branch);
-        prepared.rollback().await;
-        Settled::Aborted
-    }
-
-    /// The marker's outcome, as committed. A connection of its own: the writer sees what isn't committed yet.
-    async fn marker(&self, branch: &BranchId) -> Result<Option<i32>, String> {
+    /// The outcome in the branch's marker row, as committed. A connection of its own: the writer sees what isn't committed yet.
+    async fn own_marker(&self, branch: &BranchId) -> Result<Option<i32>, String> {
         let read = async {
             let mut connection = self.options.connect().await?;
             let marker = read_marker(&mut connection, branch).await?;
@@ -289,134 +319,6 @@ impl Inner {
         };
         read.await
             .map_err(|error| format!("the marker of branch {branch}: {error}"))
-    }
-
-    /// Commits. Where that fails, the key of the marker row is competed for, as another's would be: a COMMIT whose sync failed may otherwise
-    /// come back after a crash, out of the log.
-    pub(super) async fn commit_in_one_phase(&self, lease: Lease<LiteBranch>) -> Vote {
-        let branch = lease.branch().clone();
-        let (mut writer, committed) = lease.end(Vote::Committed).commit().await;
-        let Err(error) = committed else {
-            return Vote::Committed;
-        };
-        let refusal = failure("commit", &error).refusal;
-        let mut pause = Duration::from_millis(20);
-        let vote = loop {
-            match fence(&mut writer, &branch).await {
-                Settled::Committed => break Vote::Committed,
-                Settled::Aborted => break Vote::No(refusal),
-                Settled::Lost(problem) | Settled::Retry(problem) => {
-                    tracing::warn!(%branch, problem, "the outcome of a one-phase commit is not known yet");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-            }
-        };
-        self.branches.ended(&branch, vote.clone());
-        vote
-    }
-
-    /// See [`crate::participant::Participant::prove`].
-    pub(super) async fn prove(&self, branch: &BranchId) -> Settled {
-        if check(branch).is_err() {
-            return Settled::Aborted;
-        }
-        let _call = self.branches.call(branch).await;
-        let settled = match self.marker(branch).await {
-            Ok(Some(MARKER_COMMITTED)) => Settled::Committed,
-            Ok(Some(_)) => Settled::Aborted,
-            Ok(None) => match self.lock_writer().await {
-                Ok(mut writer) => fence(&mut writer, branch).await,
-                Err(problem) => Settled::Retry(problem),
-            },
-            Err(problem) => Settled::Retry(problem),
-        };
-        match &settled {
-            Settled::Committed => self.branches.ended(branch, Vote::Committed),
-            Settled::Aborted => self.branches.ended(branch, late_after_abort(branch)),
-            Settled::Lost(_) | Settled::Retry(_) => {}
-        }
-        settled
-    }
-
-    /// The vote of a branch whose marker's key, or request id, was taken before.
-    pub(super) async fn vote_by_marker(&self, branch: &BranchId, request_id: &str) -> Vote {
-        let found = async {
-            let mut connection = self.options.connect().await?;
-            let query = "SELECT transaction_id, branch, outcome FROM unanimity_marker \
-                 WHERE (transaction_id = ?1 AND branch = ?2) OR request_id = ?3 \
-                 ORDER BY (transaction_id = ?1 AND branch = ?2) DESC LIMIT 1";
-            let row = sqlx::query(query)
-                .bind(branch.transaction.clone())
-                .bind(branch.number)
-                .bind(Some(request_id.to_owned()).filter(|id| !id.is_empty()))
-                .fetch_optional(&mut connection)
-                .await?;
-            row.map(|row| {
-                Ok((
-                    row.try_get::<String, _>(0)?,
-                    row.try_get::<i64, _>(1)?,
-                    row.try_get::<i32, _>(2)?,
-                ))
-            })
-            .transpose()
-        };
-        let vote = match found.await {
-            Ok(Some((transaction, number, outcome))) => {
-                let own = transaction == branch.transaction && number == i64::from(branch.number);
-                match (own, outcome) {
-                    (true, MARKER_COMMITTED) => Vote::Committed,
-                    (true, _) => Vote::No(lost(format!(
-                        "branch {branch} was settled before: it did not commit"
-                    ))),
-                    (false, _) => Vote::Duplicate { transaction },
-                }
-            }
-            Ok(None) => Vote::No(refusal(
-                AbortCode::Conflict,
-                "a transaction with the same request id was just undone",
-            )),
-            Err(error) => Vote::No(failure("marker", &error).refusal),
-        };
-        self.branches.ended(branch, vote.clone());
-        vote
-    }
-
-    /// See [`crate::participant::Participant::in_doubt`]: there is one at most, and this process has it.
-    pub(super) fn in_doubt(&self) -> Vec<InDoubt> {
-        let prepared = self.branches.prepared().into_iter();
-        prepared
-            .map(|branch| InDoubt {
-                identifier: branch.to_string(),
-                branch: Some(branch),
-            })
-            .collect()
-    }
-
-    /// See [`super::SqliteResource::purge`].
-    pub(super) async fn purge(&self) -> Result<u64, Unavailable> {
-        let seconds = i64::try_from(self.retention.as_secs()).unwrap_or(i64::MAX);
-        let mut purged = 0;
-        loop {
-            let mut writer = self.lock_writer().await.map_err(Unavailable)?;
-            let deleting = async {
-                let query = "DELETE FROM unanimity_marker WHERE (transaction_id, branch) IN (SELECT transaction_id, branch \
-                     FROM unanimity_marker WHERE created_at < unixepoch() - ? LIMIT ?)";
-                sqlx::query(query)
-                    .bind(seconds)
-                    .bind(PURGE_BATCH.cast_signed())
-                    .execute(writer.open().await?)
-                    .await
-            };
-            let done = deleting
-                .await
-                .map_err(|error| Unavailable(error.to_string()))?
-                .rows_affected();
-            purged += done;
-            if done < PURGE_BATCH {
-                return Ok(purged);
-            }
-        }
     }
 }
 
@@ -469,7 +371,7 @@ mod tests {
 
     use crate::{
         operation::Catalog,
-        participant::{Participant, Prepare},
+        participant::{Prepare, Vote},
         resource::{MARKER_PROOF, ResourceOptions, SqliteResource},
     };
 
@@ -486,7 +388,7 @@ mod tests {
             marker_retention: Duration::from_secs(3_600),
         };
         let resource = SqliteResource::connect(options).await.unwrap();
-        let mut connection = resource.inner.options.connect().await.unwrap();
+        let mut connection = resource.flow.database.options.connect().await.unwrap();
         sqlx::raw_sql("CREATE TABLE account (id INTEGER PRIMARY KEY)")
             .execute(&mut connection)
             .await
@@ -495,7 +397,7 @@ mod tests {
     }
 
     async fn count(resource: &SqliteResource) -> i64 {
-        let mut connection = resource.inner.options.connect().await.unwrap();
+        let mut connection = resource.flow.database.options.connect().await.unwrap();
         sqlx::query_scalar("SELECT count(*) FROM account")
             .fetch_one(&mut connection)
             .await
@@ -523,7 +425,7 @@ mod tests {
 
     /// Takes the transaction away under a prepared branch, as a failed COMMIT would.
     async fn lose_transaction(resource: &SqliteResource, branch: &BranchId, close: bool) {
-        let mut prepared = resource.inner.branches.prepared_connection(branch).unwrap();
+        let mut prepared = resource.flow.branches.prepared_connection(branch).unwrap();
         if close {
             prepared.writer().close();
         } else {
@@ -532,7 +434,7 @@ mod tests {
                 .await
                 .unwrap();
         }
-        resource.inner.branches.keep_connection(branch, prepared);
+        resource.flow.branches.keep_connection(branch, prepared);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -542,10 +444,13 @@ mod tests {
         for (close, rows) in [(true, 1), (false, 2)] {
             let prepare = insert(false);
             let branch = prepare.branch.clone();
-            assert!(matches!(resource.prepare(prepare).await, Vote::Yes { .. }));
+            assert!(matches!(
+                resource.flow.prepare(&prepare).await,
+                Vote::Yes { .. }
+            ));
             lose_transaction(&resource, &branch, close).await;
             assert!(matches!(
-                resource.commit(&branch, MARKER_PROOF).await,
+                resource.flow.commit(&branch, MARKER_PROOF).await,
                 Settled::Retry(_)
             ));
             let other = Prepare {
@@ -553,12 +458,12 @@ mod tests {
                 ..insert(false)
             };
             assert!(
-                matches!(resource.prepare(other).await, Vote::No(_)),
+                matches!(resource.flow.prepare(&other).await, Vote::No(_)),
                 "nobody else gets in between"
             );
-            assert_eq!(resource.in_doubt().await.unwrap().len(), 1);
+            assert_eq!(resource.flow.in_doubt().await.unwrap().len(), 1);
             assert_eq!(
-                resource.commit(&branch, MARKER_PROOF).await,
+                resource.flow.commit(&branch, MARKER_PROOF).await,
                 Settled::Committed
             );
             assert_eq!(count(&resource).await, rows);
@@ -571,23 +476,39 @@ mod tests {
         let resource = database(&directory).await;
         let prepare = insert(false);
         let branch = prepare.branch.clone();
-        resource.prepare(prepare).await;
-        let mut prepared = resource
-            .inner
-            .branches
-            .prepared_connection(&branch)
-            .unwrap();
+        resource.flow.prepare(&prepare).await;
+        let mut prepared = resource.flow.branches.prepared_connection(&branch).unwrap();
         sqlx::raw_sql("COMMIT")
             .execute(prepared.connection())
             .await
             .unwrap();
-        resource.inner.branches.keep_connection(&branch, prepared);
+        resource.flow.branches.keep_connection(&branch, prepared);
         assert_eq!(
-            resource.commit(&branch, MARKER_PROOF).await,
+            resource.flow.commit(&branch, MARKER_PROOF).await,
             Settled::Committed
         );
         assert_eq!(count(&resource).await, 1);
-        assert_eq!(resource.prepare(insert(true)).await, Vote::Committed);
+        assert_eq!(resource.flow.prepare(&insert(true)).await, Vote::Committed);
         assert_eq!(count(&resource).await, 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_that_fails_in_one_phase_is_fenced_and_frees_the_writer() {
+        let directory = tempfile::tempdir().unwrap();
+        let resource = database(&directory).await;
+        let mut connection = resource.flow.database.options.connect().await.unwrap();
+        let owner = "CREATE TABLE owner (account REFERENCES account DEFERRABLE INITIALLY DEFERRED)";
+        sqlx::raw_sql(owner).execute(&mut connection).await.unwrap();
+        let mut prepare = insert(true);
+        let orphan = v1::operation::Statement::Sql("INSERT INTO owner VALUES (9)".into());
+        prepare.operations[0].statement = Some(orphan);
+        for _ in 0..2 {
+            let vote = resource.flow.prepare(&prepare).await;
+            assert!(matches!(vote, Vote::No(_)), "{vote:?}");
+        }
+        let tombstone = read_marker(&mut connection, &prepare.branch).await;
+        assert_eq!(tombstone.unwrap(), Some(MARKER_TOMBSTONE));
+        let next = resource.flow.prepare(&insert(true)).await;
+        assert_eq!(next, Vote::Committed);
     }
 }

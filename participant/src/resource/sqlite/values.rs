@@ -1,14 +1,14 @@
 //! Values to and from SQLite, and what its errors mean.
 
 use sqlx::{
-    Arguments, Column, Row, TypeInfo, ValueRef,
+    Arguments, Row, TypeInfo, ValueRef,
     sqlite::{SqliteArguments, SqliteRow},
 };
 use unanimity_proto::v1::{self, AbortCode, value::Kind};
 
 use crate::{
     operation::{Argument, Statement},
-    resource::{Failure, is_broken, kind, refusal},
+    resource::{Failure, is_broken, kind, refusal, statement::unbound},
 };
 
 /// Binds in the order of the placeholders.
@@ -23,40 +23,17 @@ pub(super) fn bind(statement: &Statement) -> Result<SqliteArguments, Failure> {
             Argument::Text(value) => bound.add(value.clone()),
             Argument::Bytes(value) => bound.add(value.clone()),
         }
-        .map_err(|error| {
-            refusal(
-                AbortCode::InvalidOperation,
-                format!("operation {}: {error}", statement.label),
-            )
-        })?;
+        .map_err(|error| unbound(statement, &error))?;
     }
     Ok(bound)
 }
 
-pub(super) fn columns(row: &SqliteRow) -> Vec<String> {
-    row.columns()
-        .iter()
-        .map(|column| column.name().to_owned())
-        .collect()
+/// One value of a row, by how SQLite stores it.
+pub(super) fn read_value(row: &SqliteRow, index: usize) -> Result<v1::Value, String> {
+    stored_value(row, index).map_err(|error| error.to_string())
 }
 
-/// The row's values, by how SQLite stores them.
-pub(super) fn read(row: &SqliteRow, label: &str) -> Result<Vec<v1::Value>, Failure> {
-    (0..row.len())
-        .map(|index| {
-            read_value(row, index).map_err(|error| {
-                let column = row.columns()[index].name();
-                refusal(
-                    AbortCode::InvalidOperation,
-                    format!("operation {label}: column {column}: {error}"),
-                )
-                .into()
-            })
-        })
-        .collect()
-}
-
-fn read_value(row: &SqliteRow, index: usize) -> Result<v1::Value, sqlx::Error> {
+fn stored_value(row: &SqliteRow, index: usize) -> Result<v1::Value, sqlx::Error> {
     let raw = row.try_get_raw(index)?;
     if raw.is_null() {
         return Ok(kind(Kind::Null(true)));

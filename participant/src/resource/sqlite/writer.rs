@@ -17,8 +17,9 @@ use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 const LOOK_INTERVAL: i32 = 1_000;
 
 /// When statements are interrupted. Shared with SQLite's progress handler, so that it holds even where nobody waits for the statement.
+/// Whoever takes up work on a branch sets it; the vote, and whatever else ends the work, lifts it.
 #[derive(Clone)]
-pub(super) struct Limit {
+pub(crate) struct Limit {
     origin: Instant,
     /// Milliseconds from the origin; the maximum stands for never.
     at: Arc<AtomicU64>,
