@@ -439,7 +439,7 @@ async fn refuses_changes_that_could_not_be_made_again() {
         "UPDATE seat SET place = 2 WHERE id = 1",
     ];
     let cases: &[(&[&str], &str)] = &[
-        (&swap, "order that can't be had again"),
+        (&swap, "can't be made again after a crash"),
         (
             &["INSERT INTO account VALUES (NULL, 1)"],
             "rows were changed that SQLite can't record",

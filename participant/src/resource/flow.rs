@@ -12,7 +12,7 @@
 mod branch;
 mod outcome;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -192,16 +192,25 @@ pub(crate) struct Flow<D: OutcomeRules> {
     catalog: Catalog,
     identity: String,
     capacity: u32,
+    /// How long marker rows are kept.
+    retention: Duration,
 }
 
 impl<D: OutcomeRules> Flow<D> {
-    pub(crate) fn new(database: D, catalog: Catalog, identity: String, capacity: u32) -> Arc<Self> {
+    pub(crate) fn new(
+        database: D,
+        catalog: Catalog,
+        identity: String,
+        capacity: u32,
+        retention: Duration,
+    ) -> Arc<Self> {
         Arc::new(Self {
             database,
             branches: Branches::new(),
             catalog,
             identity,
             capacity,
+            retention,
         })
     }
 

@@ -70,7 +70,13 @@ impl MysqlResource {
         };
         let capacity = connections - reserved;
         Ok(Self {
-            flow: Flow::new(server, options.catalog, found.identity, capacity),
+            flow: Flow::new(
+                server,
+                options.catalog,
+                found.identity,
+                capacity,
+                options.marker_retention,
+            ),
         })
     }
 

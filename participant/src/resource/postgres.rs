@@ -58,7 +58,13 @@ impl PostgresResource {
             retention: options.marker_retention,
         };
         Ok(Self {
-            flow: Flow::new(server, options.catalog, found.identity, found.capacity),
+            flow: Flow::new(
+                server,
+                options.catalog,
+                found.identity,
+                found.capacity,
+                options.marker_retention,
+            ),
         })
     }
 

@@ -89,6 +89,7 @@ impl SqliteResource {
             options.catalog,
             format!("sqlite:{}", path.display()),
             1,
+            options.marker_retention,
         );
         if let Some((branch, prepared)) = found {
             let vote = yes(MARKER_PROOF);

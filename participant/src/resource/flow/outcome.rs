@@ -5,7 +5,7 @@ use crate::{
     resource::{
         MARKER_COMMITTED, MARKER_PROOF, PURGE_BATCH,
         branches::{Standing, late_after_abort, late_after_commit},
-        identifier::check,
+        identifier::{check, marker_proves_absence},
     },
 };
 
@@ -58,6 +58,7 @@ impl<D: OutcomeRules> Flow<D> {
         match (&settled, bound) {
             // The connection that a prepared branch is bound to must stay in the table until the branch is over.
             (Settled::Retry(_), Some(bound)) => self.branches.keep_connection(branch, bound),
+            (Settled::Committed, _) => self.branches.ended(branch, late_after_commit(branch)),
             _ => self.branches.ended(branch, late_after_abort(branch)),
         }
         settled
@@ -69,13 +70,29 @@ impl<D: OutcomeRules> Flow<D> {
             return Settled::Aborted;
         }
         let _call = self.branches.call(branch).await;
-        let settled = self.database.prove(branch).await;
+        let settled = if marker_proves_absence(branch, self.retention) {
+            self.database.prove(branch).await
+        } else {
+            self.prove_past_retention(branch).await
+        };
         match &settled {
             Settled::Committed => self.branches.ended(branch, Vote::Committed),
             Settled::Aborted => self.branches.ended(branch, late_after_abort(branch)),
             Settled::Lost(_) | Settled::Retry(_) => {}
         }
         settled
+    }
+
+    /// Of a branch so old that its marker may have been purged, a missing one proves nothing. No tombstone may then be written.
+    async fn prove_past_retention(&self, branch: &BranchId) -> Settled {
+        match self.database.marker(branch, "").await {
+            Ok(Some(marker)) if marker.committed => Settled::Committed,
+            Ok(Some(_)) => Settled::Aborted,
+            Ok(None) => Settled::Retry(format!(
+                "branch {branch} is so old that its marker, if it had one, may have been purged"
+            )),
+            Err(refusal) => Settled::Retry(refusal.message),
+        }
     }
 
     /// See [`crate::participant::Participant::in_doubt`].

@@ -98,6 +98,7 @@ async fn end(
     command: &'static str,
 ) -> Result<(), sqlx::Error> {
     let ended = async {
+        limit.unguard();
         let Some(connection) = writer.opened() else {
             return if command == "ROLLBACK" {
                 Ok(())
@@ -202,6 +203,17 @@ impl LiteBranch {
         }
     }
 
+    /// SQLite ends a transaction by itself after some failures, whatever a service thinks of it.
+    async fn check_open(&mut self) -> Result<(), Failure> {
+        let handle = self.connection().lock_handle().await;
+        let mut handle = handle.map_err(|error| failure("marker", &error))?;
+        if changeset::in_transaction(&mut handle) {
+            Ok(())
+        } else {
+            Err(ended_under_way())
+        }
+    }
+
     /// Whether nothing was changed, for certain. What the recording passed over is refused: it would be missing after a crash.
     async fn is_read_only(&mut self) -> Result<bool, Failure> {
         let before = self.changes_before;
@@ -216,11 +228,7 @@ impl LiteBranch {
         drop(handle);
         self.session = session;
         match (open, recorded, changed) {
-            (false, _, _) => Err(refusal(
-                AbortCode::ParticipantFailure,
-                "the transaction was ended under way",
-            )
-            .into()),
+            (false, _, _) => Err(ended_under_way()),
             (true, false, false) => Ok(true),
             (true, true, _) => Ok(false),
             (true, false, true) => Err(refusal(
@@ -235,7 +243,7 @@ impl LiteBranch {
     async fn capture(&mut self) -> Result<Vec<u8>, Failure> {
         let unavailable = |error: sqlx::Error| failure("prepare", &error);
         let shape = self.writer().shape().await.map_err(unavailable)?;
-        let (null_keys, unique) = (shape.null_keys.clone(), shape.unique.clone());
+        let null_keys = shape.null_keys.clone();
         if let Some(table) = shape.unfit.first() {
             let message =
                 format!("the primary key of {table} has several columns that may be NULL");
@@ -273,22 +281,23 @@ impl LiteBranch {
         {
             return Err(refusal(AbortCode::Refused, "FOREIGN KEY constraint failed").into());
         }
-        let summary = changeset::summary(&changes)
-            .map_err(|code| internal(format!("the changes can't be read: {code}")))?;
-        // Rows that swap unique values, say, can't be changed one after the other. Undoing and doing it all again proves that it works.
-        if summary
-            .updates
-            .iter()
-            .any(|(table, updates)| *updates > 1 && unique.contains(table))
-        {
-            for direction in [Direction::Backward, Direction::Forward] {
-                changeset::apply(&mut handle, &changes, direction).map_err(|error| {
-                    refusal(AbortCode::Refused, format!("the changes depend on an order that can't be had again after a crash: {error}"))
-                })?;
-            }
+        // Rows that swap unique values, or a key that equals another only by its collation, can't be changed one after the other by their
+        // recorded bytes. Undoing and doing it all again proves that it works.
+        for direction in [Direction::Backward, Direction::Forward] {
+            changeset::apply(&mut handle, &changes, direction).map_err(|error| {
+                refusal(
+                    AbortCode::Refused,
+                    format!("the changes can't be made again after a crash: {error}"),
+                )
+            })?;
         }
         Ok(changes)
     }
+}
+
+fn ended_under_way() -> Failure {
+    let message = "the transaction was ended under way";
+    refusal(AbortCode::ParticipantFailure, message).into()
 }
 
 impl BranchRules for SqliteFile {
@@ -366,6 +375,7 @@ impl BranchRules for SqliteFile {
         _deadline: Instant,
     ) -> Result<bool, Failure> {
         self.limit.lift();
+        self.limit.unguard();
         let read_only = opened.is_read_only().await?;
         if read_only {
             opened.roll_back().await;
@@ -422,6 +432,8 @@ impl BranchRules for SqliteFile {
         _deadline: Instant,
     ) -> Result<(), MarkError> {
         self.limit.lift();
+        self.limit.unguard();
+        opened.check_open().await.map_err(MarkError::Failed)?;
         opened.mark(branch, request_id).await
     }
 
@@ -462,6 +474,7 @@ impl SqliteFile {
             .await
             .map_err(failed)?;
         let mut handle = opened.connection().lock_handle().await.map_err(failed)?;
+        self.limit.guard();
         let before = changeset::total_changes(&mut handle);
         let started = Session::start(&mut handle);
         drop(handle);

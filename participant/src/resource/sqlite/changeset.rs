@@ -10,15 +10,20 @@
 )]
 
 use std::{
-    collections::HashMap,
-    ffi::{CStr, c_char, c_int, c_void},
+    ffi::{c_char, c_int, c_void},
     ptr::{self, NonNull},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use libsqlite3_sys::{
-    SQLITE_DBSTATUS_DEFERRED_FKS, SQLITE_DONE, SQLITE_OK, SQLITE_ROW, SQLITE_UPDATE, sqlite3,
-    sqlite3_db_config, sqlite3_db_status, sqlite3_free, sqlite3_get_autocommit,
-    sqlite3_total_changes64,
+    SQLITE_ATTACH, SQLITE_BUSY, SQLITE_CANTOPEN, SQLITE_DBSTATUS_DEFERRED_FKS, SQLITE_DENY,
+    SQLITE_DETACH, SQLITE_DONE, SQLITE_FULL, SQLITE_INTERRUPT, SQLITE_IOERR, SQLITE_LOCKED,
+    SQLITE_NOMEM, SQLITE_OK, SQLITE_PERM, SQLITE_READONLY, SQLITE_ROW, SQLITE_SAVEPOINT,
+    SQLITE_TRANSACTION, sqlite3, sqlite3_db_config, sqlite3_db_status, sqlite3_free,
+    sqlite3_get_autocommit, sqlite3_set_authorizer, sqlite3_total_changes64,
 };
 use sqlx::sqlite::LockedSqliteHandle;
 
@@ -71,13 +76,6 @@ unsafe extern "C" {
         changeset: *mut c_void,
     ) -> c_int;
     fn sqlite3changeset_next(iterator: *mut RawIterator) -> c_int;
-    fn sqlite3changeset_op(
-        iterator: *mut RawIterator,
-        table: *mut *const c_char,
-        columns: *mut c_int,
-        operation: *mut c_int,
-        indirect: *mut c_int,
-    ) -> c_int;
     fn sqlite3changeset_finalize(iterator: *mut RawIterator) -> c_int;
     fn sqlite3changeset_apply_v2(
         db: *mut sqlite3,
@@ -96,6 +94,30 @@ unsafe extern "C" {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("SQLite's result code {0}")]
 pub(super) struct Code(c_int);
+
+impl Code {
+    /// Whether it speaks of the moment, not of the changes: a full disk, a device that failed, a statement that was interrupted.
+    pub(super) fn may_pass(self) -> bool {
+        matches!(
+            self.0 & 0xFF,
+            SQLITE_PERM
+                | SQLITE_BUSY
+                | SQLITE_LOCKED
+                | SQLITE_NOMEM
+                | SQLITE_READONLY
+                | SQLITE_INTERRUPT
+                | SQLITE_IOERR
+                | SQLITE_FULL
+                | SQLITE_CANTOPEN
+        )
+    }
+}
+
+impl From<Code> for sqlx::Error {
+    fn from(code: Code) -> Self {
+        Self::Protocol(code.to_string())
+    }
+}
 
 fn ok(code: c_int) -> Result<(), Code> {
     if code == SQLITE_OK {
@@ -180,18 +202,8 @@ impl Session {
     }
 }
 
-/// What stands in a changeset.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Summary {
-    /// Rows inserted, updated and deleted.
-    pub(super) changes: i64,
-    /// Rows updated, by table.
-    pub(super) updates: HashMap<String, u64>,
-}
-
-/// Reads through a changeset.
-pub(super) fn summary(changeset: &[u8]) -> Result<Summary, Code> {
-    let mut summary = Summary::default();
+/// How many rows a changeset inserts, updates and deletes.
+fn count(changeset: &[u8]) -> Result<i64, Code> {
     let mut iterator = ptr::null_mut();
     let size = size(changeset)?;
     // SAFETY: SQLite only reads the buffer, which outlives the iterator; the out-pointer is ours.
@@ -202,39 +214,18 @@ pub(super) fn summary(changeset: &[u8]) -> Result<Summary, Code> {
             changeset.as_ptr().cast_mut().cast(),
         )
     })?;
+    let mut count = 0;
     let read = loop {
         // SAFETY: the iterator is alive.
         match unsafe { sqlite3changeset_next(iterator) } {
-            SQLITE_ROW => {}
+            SQLITE_ROW => count += 1,
             SQLITE_DONE => break Ok(()),
             code => break Err(Code(code)),
-        }
-        let (mut table, mut columns, mut operation, mut indirect) = (ptr::null(), 0, 0, 0);
-        // SAFETY: the iterator stands on a change; the out-pointers are ours.
-        let described = unsafe {
-            sqlite3changeset_op(
-                iterator,
-                &raw mut table,
-                &raw mut columns,
-                &raw mut operation,
-                &raw mut indirect,
-            )
-        };
-        if let Err(code) = ok(described) {
-            break Err(code);
-        }
-        summary.changes += 1;
-        if operation == SQLITE_UPDATE {
-            // SAFETY: a C string that is valid until the iterator moves on.
-            let table = unsafe { CStr::from_ptr(table) }
-                .to_string_lossy()
-                .into_owned();
-            *summary.updates.entry(table).or_default() += 1;
         }
     };
     // SAFETY: the iterator is alive, and isn't used afterwards.
     let finalized = ok(unsafe { sqlite3changeset_finalize(iterator) });
-    read.and(finalized).map(|()| summary)
+    read.and(finalized).map(|()| count)
 }
 
 fn size(changeset: &[u8]) -> Result<c_int, Code> {
@@ -271,7 +262,7 @@ pub(super) fn apply(
     direction: Direction,
 ) -> Result<(), ApplyError> {
     let db = handle.as_raw_handle().as_ptr();
-    let expected = summary(changeset)?.changes;
+    let expected = count(changeset)?;
     let size = size(changeset)?;
     let before = total_changes(handle);
     let mut conflict: c_int = 0;
@@ -331,6 +322,40 @@ fn set_triggers(handle: &mut LockedSqliteHandle<'_>, on: bool) -> Result<(), Cod
             &raw mut now,
         )
     })
+}
+
+/// From now on, while `guarded`, no statement is compiled that begins or ends a transaction, or attaches a database.
+pub(super) fn keep_transaction(
+    handle: &mut LockedSqliteHandle<'_>,
+    guarded: Arc<AtomicBool>,
+) -> Result<(), Code> {
+    unsafe extern "C" fn authorize(
+        guarded: *mut c_void,
+        action: c_int,
+        _: *const c_char,
+        _: *const c_char,
+        _: *const c_char,
+        _: *const c_char,
+    ) -> c_int {
+        // SAFETY: it is the flag below, which is never freed.
+        let guarded = unsafe { &*guarded.cast::<AtomicBool>() };
+        let ends = [
+            SQLITE_TRANSACTION,
+            SQLITE_SAVEPOINT,
+            SQLITE_ATTACH,
+            SQLITE_DETACH,
+        ];
+        if ends.contains(&action) && guarded.load(Ordering::SeqCst) {
+            SQLITE_DENY
+        } else {
+            SQLITE_OK
+        }
+    }
+    let db = handle.as_raw_handle().as_ptr();
+    // One reference is leaked for each connection, of which there are few: SQLite may call until it has closed, on a thread of sqlx's.
+    let context = Arc::into_raw(guarded).cast_mut().cast();
+    // SAFETY: the connection is open and locked; the callback only reads the flag, which lives for ever.
+    ok(unsafe { sqlite3_set_authorizer(db, Some(authorize), context) })
 }
 
 /// Rows changed by this connection since it was opened, triggers and foreign keys included.

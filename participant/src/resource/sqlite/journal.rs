@@ -59,11 +59,7 @@ impl Journal {
             .truncate(false)
             .open(path)?;
         file.sync_all()?;
-        let directory = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        File::open(directory)?.sync_all()?;
+        sync_directory(path)?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -114,8 +110,18 @@ impl Journal {
         let file = File::create(&aside)?;
         file.write_all_at(&encode(record), 0)?;
         file.sync_all()?;
+        sync_directory(&aside)?;
         Ok(aside)
     }
+}
+
+/// Makes a file's name durable.
+fn sync_directory(file: &Path) -> io::Result<()> {
+    let directory = file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
 }
 
 fn encode(record: &Record) -> Vec<u8> {

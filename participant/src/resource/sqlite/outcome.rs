@@ -18,7 +18,7 @@ use crate::{
 use super::{
     SqliteFile,
     branch::{LiteBranch, Promise, PromiseState},
-    changeset::{self, Direction},
+    changeset::{self, ApplyError, Direction},
     journal::Record,
     values::{failure, is_constraint},
     writer::Writer,
@@ -241,13 +241,13 @@ impl SqliteFile {
             .execute(&mut *connection)
             .await?;
         let mut handle = connection.lock_handle().await?;
-        let applied = changeset::apply(&mut handle, &record.changeset, Direction::Forward)
-            .map_err(|error| error.to_string());
-        let problem = match (applied, changeset::violates_foreign_keys(&mut handle)) {
-            (Ok(()), Ok(false)) => return Ok(Replay::Kept),
-            (Ok(()), Ok(true)) => "a foreign key is violated".to_owned(),
-            (Ok(()), Err(code)) => code.to_string(),
-            (Err(problem), _) => problem,
+        let problem = match changeset::apply(&mut handle, &record.changeset, Direction::Forward) {
+            Err(ApplyError::Code(code)) if code.may_pass() => return Err(code.into()),
+            Err(problem) => problem.to_string(),
+            Ok(()) if changeset::violates_foreign_keys(&mut handle)? => {
+                "a foreign key is violated".to_owned()
+            }
+            Ok(()) => return Ok(Replay::Kept),
         };
         Ok(Replay::Unfit(format!(
             "branch {} was prepared, and its changes can't be made again after a restart, for somebody else wrote since: {problem}",

@@ -3,14 +3,14 @@
 //! SQLite has one writer at a time, so there is one connection, and a branch holds it from its begin to its end: the lock is the queue.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
 
+use super::changeset;
 use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
 /// VDBE instructions between two looks at the clock.
@@ -23,6 +23,9 @@ pub(crate) struct Limit {
     origin: Instant,
     /// Milliseconds from the origin; the maximum stands for never.
     at: Arc<AtomicU64>,
+    /// Set while an application's statements run inside a branch: nothing may end the transaction, and nothing outside it may commit. SQLite
+    /// rolls a whole transaction back by itself after some failures, and what comes next would commit at once.
+    guarded: Arc<AtomicBool>,
 }
 
 impl Limit {
@@ -30,6 +33,7 @@ impl Limit {
         Self {
             origin: Instant::now(),
             at: Arc::new(AtomicU64::new(u64::MAX)),
+            guarded: Arc::new(AtomicBool::new(false)),
         }
     }
 
@@ -51,6 +55,16 @@ impl Limit {
     /// What is running is interrupted, and whatever follows.
     pub(super) fn interrupt(&self) {
         self.at.store(0, Ordering::Relaxed);
+    }
+
+    /// A branch is in the hands of an application.
+    pub(super) fn guard(&self) {
+        self.guarded.store(true, Ordering::SeqCst);
+    }
+
+    /// The agent itself goes on: it commits, rolls back, and works outside branches.
+    pub(super) fn unguard(&self) {
+        self.guarded.store(false, Ordering::SeqCst);
     }
 
     fn is_open(&self) -> bool {
@@ -81,11 +95,12 @@ impl Writer {
     pub(super) async fn open(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
         if self.connection.is_none() {
             let mut connection = self.options.connect().await?;
-            let limit = self.limit.clone();
-            connection
-                .lock_handle()
-                .await?
-                .set_progress_handler(LOOK_INTERVAL, move || limit.is_open());
+            let (limit, guarded) = (self.limit.clone(), Arc::clone(&self.limit.guarded));
+            let mut handle = connection.lock_handle().await?;
+            handle.set_progress_handler(LOOK_INTERVAL, move || limit.is_open());
+            handle.set_commit_hook(move || !guarded.load(Ordering::SeqCst));
+            changeset::keep_transaction(&mut handle, Arc::clone(&self.limit.guarded))?;
+            drop(handle);
             self.connection = Some(connection);
         }
         Ok(self.connection())
@@ -133,8 +148,6 @@ pub(super) struct Shape {
     pub(super) null_keys: Option<String>,
     /// Tables with a key of several columns that may be NULL: there a search would read the whole table.
     pub(super) unfit: Vec<String>,
-    /// Tables with a unique index besides the primary key: there the changes of several rows may depend on their order.
-    pub(super) unique: HashSet<String>,
 }
 
 impl Shape {
@@ -144,7 +157,7 @@ impl Shape {
              FROM sqlite_schema m JOIN pragma_table_list t ON t.schema = 'main' AND t.name = m.name \
              WHERE t.type = 'table' AND NOT t.wr AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND EXISTS ( \
                SELECT 1 FROM pragma_table_info(m.name) p WHERE p.pk > 0 AND NOT p.\"notnull\" AND ( \
-                 upper(p.type) <> 'INTEGER' OR (SELECT count(*) FROM pragma_table_info(m.name) q WHERE q.pk > 0) > 1))";
+                 EXISTS (SELECT 1 FROM pragma_index_list(m.name) i WHERE i.origin = 'pk') OR (SELECT count(*) FROM pragma_table_info(m.name) q WHERE q.pk > 0) > 1))";
         let (mut searches, mut unfit) = (Vec::new(), Vec::new());
         for row in sqlx::query(keys).fetch_all(&mut *connection).await? {
             let (table, column, count): (String, String, i64) =
@@ -160,15 +173,11 @@ impl Shape {
                 ));
             }
         }
-        let unique = "SELECT DISTINCT m.name FROM sqlite_schema m JOIN pragma_index_list(m.name) i \
-             WHERE m.type = 'table' AND i.\"unique\" AND i.origin <> 'pk'";
-        let unique: Vec<String> = sqlx::query_scalar(unique).fetch_all(connection).await?;
         let null_keys = (!searches.is_empty()).then(|| searches.join(" UNION ALL "));
         Ok(Self {
             version,
             null_keys,
             unfit,
-            unique: unique.into_iter().collect(),
         })
     }
 }
