@@ -161,6 +161,9 @@ fn advice(reason: &str) -> Option<&'static str> {
         "TRANSACTION_FORGOTTEN" => {
             "it is older than what the log keeps; ask the databases themselves"
         }
+        "REQUEST_ID_FORGOTTEN" => {
+            "nothing was done now; whether it was done before, only the databases themselves can tell"
+        }
         "PARTICIPANT_UNKNOWN" => "`unanimity participant list` shows all that ever registered",
         "TRANSACTION_DECIDED" => {
             "a decision never changes; `unanimity tx get` shows its delivery, `unanimity tx retry` sends it now"
