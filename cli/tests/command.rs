@@ -257,6 +257,7 @@ async fn the_exit_code_tells_what_happened() {
     let resolve_yes: Vec<_> = resolve.iter().copied().chain(["--yes"]).collect();
     let table: &[(&[&str], i32)] = &[
         (&["tx", "get", ID], 0),
+        (&["tx", "get", ID, "--timeout", "999999999h"], 0),
         (&["tx", "get", "bug"], 1),
         (&["tx", "get", "invalid"], 2),
         (&["tx", "get"], 2),

@@ -10,7 +10,7 @@ use crate::{
     age::FirstSent,
     error::{Doubt, Verdict},
     outcome::Question,
-    retry::{Failure, persist},
+    retry::{Failure, LONGEST_WAIT, persist},
 };
 
 /// How much longer than the transaction's own timeout an attempt waits for the answer.
@@ -183,6 +183,6 @@ pub(crate) fn decided(transaction: Option<v1::Transaction>) -> Result<Outcome, V
 /// The coordinator learns how long we wait.
 pub(crate) fn limited<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
-    request.set_timeout(limit);
+    request.set_timeout(limit.min(LONGEST_WAIT));
     request
 }

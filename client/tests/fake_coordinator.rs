@@ -353,6 +353,39 @@ async fn a_lost_reply_is_asked_for_again_with_the_same_request_id() {
 }
 
 #[tokio::test]
+async fn no_wait_is_too_long_to_ask_for() {
+    let lost = || Step::Fail(Status::unavailable("lost"));
+    let fake = Fake::default()
+        .with("submit", [lost()])
+        .with("get", [lost()]);
+    let (address, _) = fake.serve().await;
+    let client = Client::builder(format!("http://{address}"))
+        .connect_timeout(Duration::MAX)
+        .call_timeout(Duration::MAX)
+        .retry_for(Duration::MAX)
+        .build()
+        .expect("a good address");
+    assert!(matches!(submit(&client).await, Ok(Outcome::Committed(_))));
+    assert!(client.lookup(ID).await.is_ok());
+    let submission = client
+        .transaction()
+        .branch("bank1", [])
+        .timeout(Duration::from_secs(i64::MAX as u64))
+        .retry_for(Duration::MAX);
+    assert!(matches!(
+        submission.submit().await,
+        Ok(Outcome::Committed(_))
+    ));
+    let transaction = open(&client).await;
+    let operation = Operation::named("debit");
+    assert!(transaction.execute("bank1", operation).await.is_ok());
+    assert!(matches!(
+        transaction.commit().await,
+        Ok(Outcome::Committed(_))
+    ));
+}
+
+#[tokio::test]
 async fn busy_and_unavailable_are_waited_out() {
     let away = [
         said(Code::Unavailable, "PARTICIPANT_UNAVAILABLE", &[]),
