@@ -89,10 +89,6 @@ pub struct SqlArguments {
     #[arg(long, value_name = "BOOL", env = "UNANIMITY_ALLOW_SQL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_sql: Option<bool>,
 
-    /// SQLite only: the directory of the agent's own prepare journal [default: beside the database].
-    #[arg(long, value_name = "DIRECTORY", env = "UNANIMITY_JOURNAL")]
-    pub journal: Option<PathBuf>,
-
     /// How long marker rows are kept: seconds, or a number with s, m, h, d or w [default: 7d].
     #[arg(long, value_name = "TIME", env = "UNANIMITY_MARKER_RETENTION")]
     pub marker_retention: Option<Retention>,
@@ -121,8 +117,6 @@ pub struct Config {
     pub database: String,
     /// At most this many connections.
     pub connections: NonZeroU32,
-    /// SQLite: where the agent's own prepare journal goes; beside the database if `None`.
-    pub journal: Option<PathBuf>,
     /// How long marker rows are kept.
     pub marker_retention: Duration,
     /// The operations that it offers.
@@ -181,7 +175,6 @@ impl Config {
             coordinator: DEFAULT_COORDINATOR.into(),
             database: database.into(),
             connections: DEFAULT_CONNECTIONS,
-            journal: None,
             marker_retention: DEFAULT_MARKER_RETENTION,
             catalog: Catalog::default(),
             tls: None,
@@ -228,7 +221,6 @@ impl Config {
                 "there is no database; give --database, UNANIMITY_DATABASE, or database or database_file in the file",
             ))?,
             connections: arguments.connections.or(file.connections).unwrap_or(DEFAULT_CONNECTIONS),
-            journal: arguments.journal.or(file.journal),
             marker_retention: retention.map_or(DEFAULT_MARKER_RETENTION, |retention| retention.0),
             catalog: Catalog::from_config(file.operation, allow_sql)?,
             tls,
@@ -246,7 +238,6 @@ struct File {
     database_file: Option<PathBuf>,
     connections: Option<NonZeroU32>,
     allow_sql: Option<bool>,
-    journal: Option<PathBuf>,
     marker_retention: Option<Retention>,
     coordinator_ca: Option<PathBuf>,
     coordinator_certificate: Option<PathBuf>,
@@ -281,7 +272,6 @@ impl File {
     fn anchor(&mut self, directory: &Path) {
         let paths = [
             &mut self.database_file,
-            &mut self.journal,
             &mut self.coordinator_ca,
             &mut self.coordinator_certificate,
             &mut self.coordinator_key,
@@ -429,6 +419,8 @@ mod tests {
             refused.contains("`conections`") && refused.contains("line 2"),
             "{refused}"
         );
+        let refused = refusal("name = \"a\"\njournal = \"shared\"\n");
+        assert!(refused.contains("`journal`"), "{refused}");
         let refused = refusal("[operation.debit]\nsql = \"SELECT 1\"\nexpect_rows = 1\n");
         assert!(
             refused.contains("`expect_rows`") && refused.contains("line 3"),
