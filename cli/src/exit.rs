@@ -84,24 +84,29 @@ impl Failure {
         }
     }
 
+    /// Without our reason a status may be anybody's. Few codes say then that the call was not taken.
     fn from_code(status: &Status, effect: Effect) -> Self {
+        let said = match status.message() {
+            "" => status.code().description(),
+            message => message,
+        };
         match status.code() {
             Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => {
-                Self::no_answer(status.message(), effect)
+                Self::no_answer(said, effect)
             }
             Code::Unimplemented => Self::new(Exit::Internal, status.message())
                 .advise("is that address a unanimity coordinator, of this release or a later one?"),
             Code::Unauthenticated | Code::PermissionDenied => {
                 Self::new(Exit::Usage, status.message()).advise("check --certificate and --key")
             }
-            code => {
-                let message = if status.message().is_empty() {
-                    code.description()
-                } else {
-                    status.message()
-                };
-                Self::new(exit_of(code, ""), message)
-            }
+            code @ (Code::InvalidArgument
+            | Code::OutOfRange
+            | Code::NotFound
+            | Code::FailedPrecondition) => Self::new(exit_of(code, ""), said),
+            code => match effect {
+                Effect::Reads => Self::new(exit_of(code, ""), said),
+                Effect::Changes => Self::no_answer(said, effect),
+            },
         }
     }
 
@@ -161,6 +166,9 @@ fn advice(reason: &str) -> Option<&'static str> {
         "TRANSACTION_FORGOTTEN" => {
             "it is older than what the log keeps; ask the databases themselves"
         }
+        "REQUEST_ID_FORGOTTEN" => {
+            "nothing was done now; whether it was done before, only the databases themselves can tell"
+        }
         "PARTICIPANT_UNKNOWN" => "`unanimity participant list` shows all that ever registered",
         "TRANSACTION_DECIDED" => {
             "a decision never changes; `unanimity tx get` shows its delivery, `unanimity tx retry` sends it now"
@@ -210,6 +218,7 @@ mod tests {
         for (code, reason, exit) in [
             (Code::InvalidArgument, "INVALID_REQUEST", Exit::Usage),
             (Code::NotFound, "TRANSACTION_UNKNOWN", Exit::NotFound),
+            (Code::NotFound, "REQUEST_ID_FORGOTTEN", Exit::NotFound),
             (
                 Code::FailedPrecondition,
                 "TRANSACTION_DECIDED",
@@ -236,6 +245,7 @@ mod tests {
             broken,
             Status::cancelled("Timeout expired"),
             Status::unavailable("proxy"),
+            Status::resource_exhausted("enhance your calm"),
         ] {
             assert_eq!(
                 Failure::from_status(&status, Effect::Changes).exit,
@@ -245,6 +255,27 @@ mod tests {
                 Failure::from_status(&status, Effect::Reads).exit,
                 Exit::Unavailable
             );
+        }
+    }
+
+    #[test]
+    fn a_code_without_our_reason_leaves_a_change_unknown_unless_it_comes_before_the_work() {
+        for (code, exit) in [
+            (Code::Unknown, Exit::Unknown),
+            (Code::Internal, Exit::Unknown),
+            (Code::Aborted, Exit::Unknown),
+            (Code::AlreadyExists, Exit::Unknown),
+            (Code::DataLoss, Exit::Unknown),
+            (Code::InvalidArgument, Exit::Usage),
+            (Code::OutOfRange, Exit::Usage),
+            (Code::NotFound, Exit::NotFound),
+            (Code::FailedPrecondition, Exit::WrongState),
+            (Code::Unauthenticated, Exit::Usage),
+            (Code::PermissionDenied, Exit::Usage),
+            (Code::Unimplemented, Exit::Internal),
+        ] {
+            let failure = Failure::from_status(&Status::new(code, ""), Effect::Changes);
+            assert_eq!(failure.exit, exit, "{code:?}");
         }
     }
 }

@@ -18,6 +18,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{connection::Connection, exit::Failure, output::Format};
 
+/// No wait is longer: clocks and gRPC deadlines can't hold any duration.
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// Looks at distributed transactions, and settles what can't settle itself.
 #[derive(Debug, Parser)]
 #[command(name = "unanimity", version, after_long_help = exit::HELP, after_help = "Exit codes: see --help.")]
@@ -42,7 +45,7 @@ struct Global {
     /// How to print data on stdout.
     #[arg(short, long, global = true, value_enum, default_value_t)]
     output: Format,
-    /// How long to wait for the connection and for each answer, like 10s or 500ms.
+    /// How long to wait for the connection and for each answer, like 10s or 500ms; 30 days at most.
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     timeout: Duration,
     /// Authorities to trust, a PEM file; the system's by default. Needs an https address.
@@ -79,7 +82,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|error: jiff::Error| error.to_string())?;
     match Duration::try_from(parsed) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(duration) if !duration.is_zero() => Ok(duration.min(LONGEST_WAIT)),
         _ => Err("it must be longer than nothing".into()),
     }
 }

@@ -54,6 +54,7 @@ async fn find(id: &str) -> Result<Option<v1::Transaction>, Status> {
         "pending" => Err(said(Code::Unavailable, "OUTCOME_PENDING")),
         "invalid" => Err(said(Code::InvalidArgument, "INVALID_REQUEST")),
         "lost" => Err(Status::unavailable("a proxy's word")),
+        "exhausted" => Err(Status::resource_exhausted("enhance your calm")),
         "hang" => std::future::pending().await,
         _ => Err(Status::internal("a bug")),
     }
@@ -257,6 +258,7 @@ async fn the_exit_code_tells_what_happened() {
     let resolve_yes: Vec<_> = resolve.iter().copied().chain(["--yes"]).collect();
     let table: &[(&[&str], i32)] = &[
         (&["tx", "get", ID], 0),
+        (&["tx", "get", ID, "--timeout", "999999999h"], 0),
         (&["tx", "get", "bug"], 1),
         (&["tx", "get", "invalid"], 2),
         (&["tx", "get"], 2),
@@ -265,6 +267,9 @@ async fn the_exit_code_tells_what_happened() {
         (&["tx", "get", "draining"], 6),
         (&["tx", "get", "lost"], 6),
         (&["tx", "abort", "lost"], 7),
+        (&["tx", "abort", "bug"], 7),
+        (&["tx", "get", "exhausted"], 6),
+        (&["tx", "abort", "exhausted"], 7),
         (&["tx", "get", "pending"], 7),
         (&["tx", "get", "hang", "--timeout", "200ms"], 6),
         (&["tx", "retry", "hang", "--timeout", "200ms"], 7),

@@ -12,7 +12,7 @@ use unanimity_proto::v1::{self, transaction_service_client::TransactionServiceCl
 use crate::{
     Begin, Error, Listing, Snapshot, Submission,
     error::Verdict,
-    retry::{Failure, Patience, persist},
+    retry::{Failure, LONGEST_WAIT, Patience, persist},
     submit::limited,
 };
 
@@ -121,7 +121,7 @@ impl Client {
 
     pub(crate) fn patience(&self, retry_for: Option<Duration>) -> Patience {
         Patience {
-            start_until: Instant::now() + retry_for.unwrap_or(self.retry_for),
+            start_until: Instant::now() + retry_for.unwrap_or(self.retry_for).min(LONGEST_WAIT),
             end_by: None,
             attempt: self.call_timeout,
         }
@@ -188,13 +188,13 @@ impl Builder {
         self
     }
 
-    /// How long one attempt waits for its answer, or for the transaction's own timeout where that is longer: 30 s by default.
+    /// How long one attempt waits for its answer, or for the transaction's own timeout where that is longer: 30 s by default, 30 days at most.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
         self
     }
 
-    /// For how long attempts are started again: 30 s by default.
+    /// For how long attempts are started again: 30 s by default, 30 days at most.
     pub fn retry_for(mut self, time: Duration) -> Self {
         self.retry_for = time;
         self

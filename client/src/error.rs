@@ -99,6 +99,8 @@ pub enum Reason {
     PayloadTooLarge,
     /// The request id came before with another request.
     RequestIdReused,
+    /// The request id came again so late that its first outcome may be forgotten. Nothing was done this time.
+    RequestIdForgotten,
     /// No participant of that name has ever registered.
     ParticipantUnknown,
     /// The participant offers no such operation.
@@ -140,6 +142,7 @@ impl From<&str> for Reason {
             "TOO_MANY_BRANCHES" => Self::TooManyBranches,
             "PAYLOAD_TOO_LARGE" => Self::PayloadTooLarge,
             "REQUEST_ID_REUSED" => Self::RequestIdReused,
+            "REQUEST_ID_FORGOTTEN" => Self::RequestIdForgotten,
             "PARTICIPANT_UNKNOWN" => Self::ParticipantUnknown,
             "OPERATION_UNKNOWN" => Self::OperationUnknown,
             "TRANSACTION_UNKNOWN" => Self::TransactionUnknown,
@@ -291,7 +294,8 @@ impl Judge {
             | Reason::TooManyBranches
             | Reason::PayloadTooLarge
             | Reason::RequestIdReused => self.invalid(reason, metadata.remove("field")),
-            Reason::ParticipantUnknown
+            Reason::RequestIdForgotten
+            | Reason::ParticipantUnknown
             | Reason::OperationUnknown
             | Reason::TransactionUnknown
             | Reason::TransactionForgotten => self.not_found(reason),
@@ -459,6 +463,7 @@ mod tests {
             (Code::Unavailable, "STARTING", "unavailable"),
             (Code::Unavailable, "STOPPING", "doubt"),
             (Code::NotFound, "TRANSACTION_FORGOTTEN", "not found"),
+            (Code::NotFound, "REQUEST_ID_FORGOTTEN", "not found"),
             (Code::ResourceExhausted, "LOG_SPACE_LOW", "busy"),
             (Code::Unavailable, "OUTCOME_PENDING", "doubt"),
             (Code::ResourceExhausted, "TOO_MANY_TRANSACTIONS", "busy"),

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     Aborted, Client, Error, Operation, Outcome, Reason, Rows, Snapshot, TransactionState, Unknown,
+    age::FirstSent,
     client::harmless,
     error::{Doubt, Verdict},
     outcome::Question,
@@ -24,6 +25,7 @@ pub const TRANSACTION_HEADER: &str = "unanimity-transaction";
 pub struct Begin {
     client: Client,
     request_id: String,
+    first_sent: FirstSent,
     participants: Vec<String>,
     timeout: Option<Duration>,
 }
@@ -33,6 +35,7 @@ impl Begin {
         Self {
             client,
             request_id: Uuid::new_v4().to_string(),
+            first_sent: FirstSent::default(),
             participants: Vec::new(),
             timeout: None,
         }
@@ -41,6 +44,7 @@ impl Begin {
     /// The idempotency key, 1 to 64 bytes; a fresh UUID by default.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.request_id = id.into();
+        self.first_sent = FirstSent::default();
         self
     }
 
@@ -66,10 +70,18 @@ impl Begin {
             request_id: self.request_id,
             participants: self.participants,
             timeout: self.timeout.map(wire_timeout).transpose()?,
+            age: None,
         };
         let mut patience = self.client.patience(None);
         patience.attempt = attempt(&self.client, self.timeout);
-        let snapshot = persist(patience, |limit| self.client.open(request.clone(), limit))
+        let attempt = |limit| {
+            let request = v1::BeginTransactionRequest {
+                age: self.first_sent.age(),
+                ..request.clone()
+            };
+            self.client.open(request, limit)
+        };
+        let snapshot = persist(patience, attempt)
             .await
             .map_err(|failure| harmless(failure.last))?;
         match snapshot.state {

@@ -25,6 +25,7 @@
 //! nothing was changed and nothing will be; and where neither can be said, the outcome is [`Outcome::Unknown`], which the caller
 //! has to handle. A lost reply is never reported as an abort.
 
+mod age;
 mod client;
 mod error;
 mod interactive;

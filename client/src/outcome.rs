@@ -6,6 +6,7 @@ use unanimity_proto::v1;
 
 use crate::{
     AbortCode, Client, Snapshot, TransactionState,
+    age::FirstSent,
     error::{AbortNotice, Verdict},
     retry::{Failure, Patience, persist},
 };
@@ -176,7 +177,7 @@ struct Asking {
 #[derive(Clone, Debug)]
 pub(crate) enum Question {
     /// By the same request, which carries its request id.
-    Submit(Arc<v1::SubmitTransactionRequest>),
+    Submit(Arc<v1::SubmitTransactionRequest>, FirstSent),
     /// By the transaction's id.
     Transaction(String),
 }
@@ -198,7 +199,7 @@ impl Unknown {
     /// The request id of a submitted transaction. The same request under this id, even from another process, settles the outcome.
     pub fn request_id(&self) -> Option<&str> {
         match &self.0.question {
-            Question::Submit(request) => Some(&request.request_id),
+            Question::Submit(request, _) => Some(&request.request_id),
             Question::Transaction(_) => None,
         }
     }
@@ -206,7 +207,7 @@ impl Unknown {
     /// The id of an interactive transaction, for [`Client::lookup`].
     pub fn transaction_id(&self) -> Option<&str> {
         match &self.0.question {
-            Question::Submit(_) => None,
+            Question::Submit(..) => None,
             Question::Transaction(id) => Some(id),
         }
     }
@@ -227,8 +228,9 @@ impl Unknown {
             attempt: self.0.client.call_timeout(),
         };
         let settled = match &self.0.question {
-            Question::Submit(request) => {
-                persist(patience, |limit| self.0.client.submit(request, limit)).await
+            Question::Submit(request, first_sent) => {
+                let attempt = |limit| self.0.client.submit(request, first_sent, limit);
+                persist(patience, attempt).await
             }
             Question::Transaction(id) => {
                 persist(patience, |limit| self.0.client.outcome_of(id, limit)).await
@@ -248,7 +250,7 @@ impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cause = &self.0.cause;
         match &self.0.question {
-            Question::Submit(request) => {
+            Question::Submit(request, _) => {
                 write!(
                     f,
                     "the outcome of request {} is unknown: {cause}",

@@ -12,6 +12,9 @@ use crate::error::{Doubt, Verdict};
 const SHORTEST_CAP: Duration = Duration::from_millis(20);
 const LONGEST_CAP: Duration = Duration::from_secs(1);
 
+/// No wait is longer: clocks and gRPC deadlines can't hold any duration.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// How long to go on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -57,7 +60,10 @@ where
         let pause = cap
             .mul_f64(rand::random())
             .max(last.retry_after().unwrap_or_default());
-        if !last.is_retryable() || Instant::now() + pause >= patience.start_until {
+        let left = patience
+            .start_until
+            .saturating_duration_since(Instant::now());
+        if !last.is_retryable() || pause >= left {
             return Err(Failure { last, doubted });
         }
         sleep(pause).await;
@@ -148,6 +154,20 @@ mod tests {
         .await
         .expect_err("hangs");
         assert!(failure.doubted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_beyond_all_clocks_ends_the_attempts() {
+        let failure = persist(patience(LONGEST_WAIT), |_| async {
+            Err::<(), _>(Verdict::NotTaken(Error::Unavailable {
+                reason: Reason::Draining,
+                message: String::new(),
+                retry_after: Some(Duration::MAX),
+            }))
+        })
+        .await
+        .expect_err("draining");
+        assert!(!failure.doubted);
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,10 +6,11 @@ use unanimity_proto::v1;
 use uuid::Uuid;
 
 use crate::{
-    Client, Error, Operation, Outcome, Unknown,
+    Client, Error, Operation, Outcome, Reason, Unknown,
+    age::FirstSent,
     error::{Doubt, Verdict},
     outcome::Question,
-    retry::{Failure, persist},
+    retry::{Failure, LONGEST_WAIT, persist},
 };
 
 /// How much longer than the transaction's own timeout an attempt waits for the answer.
@@ -21,6 +22,7 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 pub struct Submission {
     client: Client,
     request_id: String,
+    first_sent: FirstSent,
     branches: Vec<v1::BranchRequest>,
     timeout: Option<Duration>,
     retry_for: Option<Duration>,
@@ -32,6 +34,7 @@ impl Submission {
         Self {
             client,
             request_id: Uuid::new_v4().to_string(),
+            first_sent: FirstSent::default(),
             branches: Vec::new(),
             timeout: None,
             retry_for: None,
@@ -43,6 +46,7 @@ impl Submission {
     /// which covers the retries of this call; give your own where the caller itself may die and come back.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.request_id = id.into();
+        self.first_sent = FirstSent::default();
         self
     }
 
@@ -93,18 +97,22 @@ impl Submission {
             branches: self.branches,
             timeout: self.timeout.map(wire_timeout).transpose()?,
             answer_time: self.answer_time.into(),
+            age: None,
         });
+        let first_sent = self.first_sent;
         let mut patience = self.client.patience(self.retry_for);
         patience.attempt = attempt(&self.client, self.timeout);
-        match persist(patience, |limit| self.client.submit(&request, limit)).await {
+        let attempt = |limit| self.client.submit(&request, &first_sent, limit);
+        match persist(patience, attempt).await {
             Ok(outcome) => Ok(outcome),
+            // Forgotten is what became of an earlier attempt, perhaps of a clone of this submission.
             Err(Failure {
                 last: Verdict::NotTaken(error),
                 doubted: false,
-            }) => Err(error),
+            }) if *error.reason() != Reason::RequestIdForgotten => Err(error),
             Err(failure) => Ok(Outcome::Unknown(Unknown::new(
                 self.client,
-                Question::Submit(request),
+                Question::Submit(request, first_sent),
                 failure,
             ))),
         }
@@ -129,10 +137,14 @@ impl Client {
     /// One attempt.
     pub(crate) async fn submit(
         &self,
-        request: &Arc<v1::SubmitTransactionRequest>,
+        request: &v1::SubmitTransactionRequest,
+        first_sent: &FirstSent,
         limit: Duration,
     ) -> Result<Outcome, Verdict> {
-        let request = v1::SubmitTransactionRequest::clone(request);
+        let request = v1::SubmitTransactionRequest {
+            age: first_sent.age(),
+            ..request.clone()
+        };
         let response = self
             .service()
             .submit_transaction(limited(request, limit))
@@ -171,6 +183,6 @@ pub(crate) fn decided(transaction: Option<v1::Transaction>) -> Result<Outcome, V
 /// The coordinator learns how long we wait.
 pub(crate) fn limited<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
-    request.set_timeout(limit);
+    request.set_timeout(limit.min(LONGEST_WAIT));
     request
 }

@@ -38,6 +38,8 @@ enum Step {
 struct Script {
     steps: HashMap<&'static str, VecDeque<Step>>,
     calls: Vec<(&'static str, String)>,
+    /// Of submits and begins.
+    ages: Vec<Option<Duration>>,
     attempts_limited: bool,
 }
 
@@ -65,6 +67,15 @@ impl Fake {
             .filter(|(kind, _)| *kind == call)
             .map(|(_, id)| id.clone())
             .collect()
+    }
+
+    fn aged(&self, age: Option<prost_types::Duration>) {
+        let age = age.map(|age| age.try_into().expect("an age is not negative"));
+        self.0.lock().expect("no panic").ages.push(age);
+    }
+
+    fn ages(&self) -> Vec<Option<Duration>> {
+        self.0.lock().expect("no panic").ages.clone()
     }
 
     async fn play<T>(
@@ -151,6 +162,7 @@ impl TransactionService for Fake {
         &self,
         request: Request<v1::SubmitTransactionRequest>,
     ) -> Result<Response<v1::SubmitTransactionResponse>, Status> {
+        self.aged(request.get_ref().age);
         let id = &request.get_ref().request_id;
         let transaction = self
             .play(&request, "submit", id, TransactionState::Committed)
@@ -162,6 +174,7 @@ impl TransactionService for Fake {
         &self,
         request: Request<v1::BeginTransactionRequest>,
     ) -> Result<Response<v1::BeginTransactionResponse>, Status> {
+        self.aged(request.get_ref().age);
         let id = &request.get_ref().request_id;
         let transaction = self
             .play(&request, "begin", id, TransactionState::Active)
@@ -340,6 +353,39 @@ async fn a_lost_reply_is_asked_for_again_with_the_same_request_id() {
 }
 
 #[tokio::test]
+async fn no_wait_is_too_long_to_ask_for() {
+    let lost = || Step::Fail(Status::unavailable("lost"));
+    let fake = Fake::default()
+        .with("submit", [lost()])
+        .with("get", [lost()]);
+    let (address, _) = fake.serve().await;
+    let client = Client::builder(format!("http://{address}"))
+        .connect_timeout(Duration::MAX)
+        .call_timeout(Duration::MAX)
+        .retry_for(Duration::MAX)
+        .build()
+        .expect("a good address");
+    assert!(matches!(submit(&client).await, Ok(Outcome::Committed(_))));
+    assert!(client.lookup(ID).await.is_ok());
+    let submission = client
+        .transaction()
+        .branch("bank1", [])
+        .timeout(Duration::from_secs(i64::MAX as u64))
+        .retry_for(Duration::MAX);
+    assert!(matches!(
+        submission.submit().await,
+        Ok(Outcome::Committed(_))
+    ));
+    let transaction = open(&client).await;
+    let operation = Operation::named("debit");
+    assert!(transaction.execute("bank1", operation).await.is_ok());
+    assert!(matches!(
+        transaction.commit().await,
+        Ok(Outcome::Committed(_))
+    ));
+}
+
+#[tokio::test]
 async fn busy_and_unavailable_are_waited_out() {
     let away = [
         said(Code::Unavailable, "PARTICIPANT_UNAVAILABLE", &[]),
@@ -425,6 +471,67 @@ async fn a_refusal_after_a_lost_reply_proves_nothing() {
             .all(|id| Some(id.as_str()) == unknown.request_id()),
         "{ids:?}"
     );
+}
+
+#[tokio::test]
+async fn a_repeated_request_says_how_long_ago_it_was_first_sent() {
+    let lost = || Step::Fail(Status::unavailable("lost"));
+    let fake = Fake::default()
+        .with("submit", [Step::Hang, lost()])
+        .with("begin", [lost()]);
+    let client = fake.client().await;
+    let submission = client
+        .transaction()
+        .branch("bank1", [])
+        .retry_for(Duration::ZERO);
+    let unknown = unknown(submission.clone().submit().await);
+    assert!(matches!(
+        unknown.settle(soon()).await,
+        Outcome::Committed(_)
+    ));
+    assert!(submission.clone().submit().await.is_ok());
+    assert!(submission.request_id("another").submit().await.is_ok());
+    let _open = open(&client).await;
+    let ages = fake.ages();
+    let hung = |age: Option<Duration>| {
+        let hung = Duration::from_millis(300)..Duration::from_secs(60);
+        age.is_some_and(|age| hung.contains(&age))
+    };
+    assert_eq!(ages.len(), 7);
+    assert_eq!(ages[0], None, "the first attempt");
+    assert!(
+        ages[1..4].iter().all(|age| hung(*age)) && ages[1..4].is_sorted(),
+        "the settling and the clone: {ages:?}"
+    );
+    assert_eq!(ages[4], None, "another request id");
+    assert_eq!(ages[5], None, "a begin");
+    assert!(ages[6].is_some(), "the begin once more: {ages:?}");
+}
+
+#[tokio::test]
+async fn a_forgotten_request_id_keeps_the_doubt_and_ends_the_asking() {
+    let forgotten = || said(Code::NotFound, "REQUEST_ID_FORGOTTEN", &[]);
+    let lost = Step::Fail(Status::unavailable("lost"));
+    let fake = Fake::default().with("submit", [lost, forgotten(), forgotten(), forgotten()]);
+    let client = fake.client().await;
+    let submission = client.transaction().branch("bank1", []);
+    let doubt = unknown(submission.clone().submit().await);
+    assert_eq!(fake.seen("submit").len(), 2);
+    match doubt.settle(soon()).await {
+        Outcome::Unknown(unknown) => assert_eq!(unknown.request_id(), doubt.request_id()),
+        other => panic!("not unknown: {other:?}"),
+    }
+    assert_eq!(fake.seen("submit").len(), 3, "asking on can't help");
+    unknown(submission.submit().await);
+    assert_eq!(fake.seen("submit").len(), 4);
+
+    let fake = Fake::default().with("begin", [forgotten()]);
+    let refused = fake.client().await.begin().start().await;
+    assert!(
+        matches!(&refused, Err(error @ Error::NotFound { reason: Reason::RequestIdForgotten, .. }) if !error.is_retryable()),
+        "{refused:?}"
+    );
+    assert_eq!(fake.seen("begin").len(), 1);
 }
 
 #[tokio::test]

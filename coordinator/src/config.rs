@@ -255,8 +255,36 @@ impl File {
                 path.display()
             ))
         })?;
-        toml::from_str(&text)
-            .map_err(|error| ConfigError(format!("the configuration {}: {error}", path.display())))
+        Self::parse(&text).map_err(|problem| {
+            ConfigError(format!("the configuration {}, {problem}", path.display()))
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let line = |error: &toml::de::Error| {
+            error
+                .span()
+                .map_or(1, |span| 1 + text[..span.start].matches('\n').count())
+        };
+        let document = toml::Deserializer::parse(text)
+            .map_err(|error| format!("line {}: {}", line(&error), error.message()))?;
+        serde_path_to_error::deserialize(document).map_err(|error| {
+            let problem = problem(&error.path().to_string(), error.inner().message());
+            format!("line {}: {problem}", line(error.inner()))
+        })
+    }
+}
+
+/// What is wrong with the key, without its value, which may be a secret in the wrong place. serde's texts quote the value first, and then say
+/// what was expected; those about fields quote only the field.
+fn problem(key: &str, message: &str) -> String {
+    let of_field = ["unknown field ", "missing field ", "duplicate field "];
+    if of_field.iter().any(|start| message.starts_with(start)) {
+        return message.into();
+    }
+    match message.rsplit_once("expected ") {
+        Some((_, expected)) => format!("{key}: expected {expected}"),
+        None => format!("{key}: its value can't be used"),
     }
 }
 
@@ -359,9 +387,7 @@ impl FromStr for Span {
             .filter(|_| ms_per_unit > 0)
             .and_then(|n| n.checked_mul(ms_per_unit));
         ms.map(|ms| Span(Duration::from_millis(ms))).ok_or_else(|| {
-            format!(
-                "{text:?} is no span of time; write a whole number and ms, s, m or h, as in 30s"
-            )
+            "expected a span of time: a whole number and ms, s, m or h, as in 30s".into()
         })
     }
 }

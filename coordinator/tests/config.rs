@@ -115,6 +115,35 @@ fn what_can_not_be_used_is_refused_by_its_name() {
 }
 
 #[test]
+fn a_value_of_the_wrong_type_is_refused_by_its_key_and_line_and_never_shown() {
+    for key in [
+        "listen",
+        "insecure_listen",
+        "tls",
+        "tls.certificate",
+        "timeout_default",
+        "segment_bytes",
+        "log_format",
+        "limits",
+        "limits.max_branches",
+        "limits.retention",
+    ] {
+        let value = match key {
+            "tls.certificate" => "[\"hunter2\"]",
+            _ => "\"hunter2, expected hunter2\"",
+        };
+        let error = load(&format!("\n{key} = {value}\n"), &[]).expect_err(key);
+        assert!(error.contains(&format!("line 2: {key}: ")), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let error = load("log_filter = hunter2\n", &[]).expect_err("no TOML");
+    assert!(
+        error.contains("line 1") && !error.contains("hunter2"),
+        "{error}"
+    );
+}
+
+#[test]
 fn an_address_that_others_can_reach_needs_tls_or_a_word() {
     let open = "data_directory = '/a'\nlisten = '0.0.0.0:7420'";
     let error = load(open, &[]).expect_err("refused");

@@ -172,7 +172,8 @@ fn resource_options(config: Config) -> ResourceOptions {
         participant: config.name,
         connections: config.connections.get(),
         catalog: config.catalog,
-        journal: config.journal,
+        // Two databases that shared a journal would lose each other's votes: it lies beside its database, always.
+        journal: None,
         marker_retention: config.marker_retention,
     }
 }

@@ -1,7 +1,8 @@
 //! The agent's configuration: flags, environment and one TOML file, parsed once into checked types.
 //!
 //! A flag wins over the environment, the environment over the file, the file over the defaults. A key that nobody knows is refused by its name,
-//! so that a slip of the pen never passes for a default. Nothing here may print the database's URL: it holds a password.
+//! so that a slip of the pen never passes for a default. Nothing here may print the database's URL, which holds a password, nor any value of the
+//! file, for the URL may stand in the wrong place.
 
 use std::{
     collections::BTreeMap,
@@ -89,10 +90,6 @@ pub struct SqlArguments {
     #[arg(long, value_name = "BOOL", env = "UNANIMITY_ALLOW_SQL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_sql: Option<bool>,
 
-    /// SQLite only: the directory of the agent's own prepare journal [default: beside the database].
-    #[arg(long, value_name = "DIRECTORY", env = "UNANIMITY_JOURNAL")]
-    pub journal: Option<PathBuf>,
-
     /// How long marker rows are kept: seconds, or a number with s, m, h, d or w [default: 7d].
     #[arg(long, value_name = "TIME", env = "UNANIMITY_MARKER_RETENTION")]
     pub marker_retention: Option<Retention>,
@@ -121,8 +118,6 @@ pub struct Config {
     pub database: String,
     /// At most this many connections.
     pub connections: NonZeroU32,
-    /// SQLite: where the agent's own prepare journal goes; beside the database if `None`.
-    pub journal: Option<PathBuf>,
     /// How long marker rows are kept.
     pub marker_retention: Duration,
     /// The operations that it offers.
@@ -152,6 +147,9 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
+    /// `database_file` can't be read. Its path stays unsaid: it may be the URL itself.
+    #[error("database_file can't be read: {0}")]
+    DatabaseFile(io::Error),
     /// The file is not as it must be.
     #[error("{}, line {line}: {problem}", path.display())]
     File {
@@ -181,7 +179,6 @@ impl Config {
             coordinator: DEFAULT_COORDINATOR.into(),
             database: database.into(),
             connections: DEFAULT_CONNECTIONS,
-            journal: None,
             marker_retention: DEFAULT_MARKER_RETENTION,
             catalog: Catalog::default(),
             tls: None,
@@ -228,7 +225,6 @@ impl Config {
                 "there is no database; give --database, UNANIMITY_DATABASE, or database or database_file in the file",
             ))?,
             connections: arguments.connections.or(file.connections).unwrap_or(DEFAULT_CONNECTIONS),
-            journal: arguments.journal.or(file.journal),
             marker_retention: retention.map_or(DEFAULT_MARKER_RETENTION, |retention| retention.0),
             catalog: Catalog::from_config(file.operation, allow_sql)?,
             tls,
@@ -246,7 +242,6 @@ struct File {
     database_file: Option<PathBuf>,
     connections: Option<NonZeroU32>,
     allow_sql: Option<bool>,
-    journal: Option<PathBuf>,
     marker_retention: Option<Retention>,
     coordinator_ca: Option<PathBuf>,
     coordinator_certificate: Option<PathBuf>,
@@ -268,12 +263,18 @@ impl File {
 
     /// The parser's own report would quote the line, and with it perhaps a password.
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::File {
+        let refused = |error: &toml::de::Error, problem: String| ConfigError::File {
             path: path.into(),
             line: error
                 .span()
                 .map_or(1, |span| 1 + text[..span.start].matches('\n').count()),
-            problem: error.message().into(),
+            problem,
+        };
+        let document = toml::Deserializer::parse(text)
+            .map_err(|error| refused(&error, error.message().into()))?;
+        serde_path_to_error::deserialize(document).map_err(|error| {
+            let key = error.path().to_string();
+            refused(error.inner(), problem(&key, error.inner().message()))
         })
     }
 
@@ -281,7 +282,6 @@ impl File {
     fn anchor(&mut self, directory: &Path) {
         let paths = [
             &mut self.database_file,
-            &mut self.journal,
             &mut self.coordinator_ca,
             &mut self.coordinator_certificate,
             &mut self.coordinator_key,
@@ -289,6 +289,19 @@ impl File {
         for path in paths.into_iter().flatten() {
             *path = directory.join(&path);
         }
+    }
+}
+
+/// What is wrong with the key, without its value. serde's texts quote the value first, and then say what was expected; those about fields quote
+/// only the field.
+fn problem(key: &str, message: &str) -> String {
+    let of_field = ["unknown field ", "missing field ", "duplicate field "];
+    if of_field.iter().any(|start| message.starts_with(start)) {
+        return message.into();
+    }
+    match message.rsplit_once("expected ") {
+        Some((_, expected)) => format!("{key}: expected {expected}"),
+        None => format!("{key}: its value can't be used"),
     }
 }
 
@@ -300,8 +313,7 @@ fn database(url: Option<String>, file: Option<PathBuf>) -> Result<Option<String>
         )),
         (url, None) => Ok(url),
         (None, Some(path)) => {
-            let text =
-                fs::read_to_string(&path).map_err(|source| ConfigError::Read { path, source })?;
+            let text = fs::read_to_string(path).map_err(ConfigError::DatabaseFile)?;
             Ok(Some(text.trim().to_owned()))
         }
     }
@@ -429,6 +441,8 @@ mod tests {
             refused.contains("`conections`") && refused.contains("line 2"),
             "{refused}"
         );
+        let refused = refusal("name = \"a\"\njournal = \"shared\"\n");
+        assert!(refused.contains("`journal`"), "{refused}");
         let refused = refusal("[operation.debit]\nsql = \"SELECT 1\"\nexpect_rows = 1\n");
         assert!(
             refused.contains("`expect_rows`") && refused.contains("line 3"),
@@ -442,8 +456,29 @@ mod tests {
             "database = postgres://u:hunter2@h/d\n",
             "database = \"hunter2\"\ndatabase_file = \"x\"",
             "database = [\"hunter2\"]",
+            "database_file = \"postgres://u:hunter2@h/d\"",
+            "name = \"postgres://u:hunter2@h/d\"\ndatabase = \"sqlite://a\"",
+            "name = \"a\"\ndatabase = \"sqlite://a\"\ncoordinator = \"postgres://u:hunter2@h/d\"",
+            "name = \"a\"\ndatabase = \"sqlite://a\"\ncoordinator = \"hunter2 hunter2\"",
+            "[operation.a]\nsql = \"SELECT 1\"\nparameters = [{ name = \"a\", type = \"hunter2, expected hunter2\" }]",
+            "[operation.a]\nsql = \"SELECT 1\"\nparameters = \"hunter2\"",
         ] {
             let refused = refusal(text);
+            assert!(!refused.contains("hunter2"), "{refused}");
+        }
+        for key in [
+            "connections",
+            "allow_sql",
+            "marker_retention",
+            "operation",
+            "operation.a",
+            "operation.a.expected_rows",
+        ] {
+            let refused = refusal(&format!("\n{key} = \"postgres://u:hunter2@h/d\"\n"));
+            assert!(
+                refused.contains(&format!("line 2: {key}: expected ")),
+                "{refused}"
+            );
             assert!(!refused.contains("hunter2"), "{refused}");
         }
         let config = Config::new("a", "postgres://u:hunter2@h/d");
@@ -506,7 +541,7 @@ mod tests {
         let cases = [
             ("database = \"sqlite://a\"", "--name"),
             ("name = \"a\"", "--database"),
-            ("name = \"A B\"\ndatabase = \"sqlite://a\"", "\"A B\""),
+            ("name = \"A B\"\ndatabase = \"sqlite://a\"", "name: "),
             (
                 "name = \"a\"\ndatabase = \"sqlite://a\"\nconnections = 0",
                 "nonzero",

@@ -213,13 +213,20 @@ impl Catalog {
         dialect: Dialect,
     ) -> Result<Statement, Refusal> {
         match &operation.statement {
-            Some(v1::operation::Statement::Name(name)) => self.resolve_name(name, operation),
+            Some(v1::operation::Statement::Name(name)) => {
+                self.resolve_name(name, operation, dialect)
+            }
             Some(v1::operation::Statement::Sql(sql)) => self.resolve_sql(sql, operation, dialect),
             None => Err(invalid("operation has neither a name nor SQL text")),
         }
     }
 
-    fn resolve_name(&self, name: &str, operation: &v1::Operation) -> Result<Statement, Refusal> {
+    fn resolve_name(
+        &self,
+        name: &str,
+        operation: &v1::Operation,
+        dialect: Dialect,
+    ) -> Result<Statement, Refusal> {
         let Some(found) = self.operations.get(name) else {
             return Err(invalid(format!("operation {name:?} is unknown here")));
         };
@@ -244,7 +251,9 @@ impl Catalog {
                 .parameters
                 .get(parameter)
                 .ok_or_else(|| invalid(format!("{} is missing", at())))?;
-            typed(value, *kind).map_err(|problem| invalid(format!("{} {problem}", at())))
+            typed(value, *kind)
+                .and_then(|argument| storable(argument, dialect))
+                .map_err(|problem| invalid(format!("{} {problem}", at())))
         };
         Ok(Statement {
             label: name.into(),
@@ -276,6 +285,7 @@ impl Catalog {
             .map_err(|problem| invalid(format!("SQL: {problem}")))?;
         let argument = |(index, value): (usize, &v1::Value)| {
             untyped(value)
+                .and_then(|argument| storable(argument, dialect))
                 .map_err(|problem| invalid(format!("SQL: argument {} {problem}", index + 1)))
         };
         Ok(Statement {
@@ -393,6 +403,16 @@ fn typed(value: &v1::Value, kind: ParameterType) -> Result<Argument, String> {
     Ok(argument)
 }
 
+/// SQLite and MySQL would make NULL of what is no number, and say nothing.
+fn storable(argument: Argument, dialect: Dialect) -> Result<Argument, String> {
+    match (&argument, dialect) {
+        (Argument::Float(float), Dialect::Sqlite | Dialect::Mysql) if float.is_nan() => {
+            Err("is NaN, which this database can't hold".into())
+        }
+        _ => Ok(argument),
+    }
+}
+
 fn untyped(value: &v1::Value) -> Result<Argument, String> {
     match &value.kind {
         Some(Kind::Null(true)) => Ok(Argument::Null(None)),
@@ -502,6 +522,35 @@ mod tests {
             assert_eq!(refusal.code, v1::AbortCode::InvalidOperation);
             assert!(refusal.message.contains(expected), "{}", refusal.message);
         }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused_where_it_would_become_null() {
+        let rate = named("rate", &[("value", Kind::Float(f64::NAN))]);
+        let sql = v1::Operation {
+            statement: Some(v1::operation::Statement::Sql("SELECT 1".into())),
+            arguments: vec![value(Kind::Float(f64::NAN))],
+            ..v1::Operation::default()
+        };
+        let free = Catalog::new([], true).unwrap();
+        for dialect in [Dialect::Sqlite, Dialect::Mysql] {
+            let refusal = catalog().resolve(&rate, dialect).unwrap_err();
+            assert_eq!(refusal.code, v1::AbortCode::InvalidOperation);
+            assert_eq!(
+                refusal.message,
+                "operation rate: parameter value is NaN, which this database can't hold"
+            );
+            let refusal = free.resolve(&sql, dialect).unwrap_err();
+            assert!(
+                refusal.message.contains("argument 1 is NaN"),
+                "{}",
+                refusal.message
+            );
+        }
+        assert!(catalog().resolve(&rate, Dialect::Postgres).is_ok());
+        assert!(free.resolve(&sql, Dialect::Postgres).is_ok());
+        let infinite = named("rate", &[("value", Kind::Float(f64::INFINITY))]);
+        assert!(catalog().resolve(&infinite, Dialect::Sqlite).is_ok());
     }
 
     #[test]

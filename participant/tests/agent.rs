@@ -26,10 +26,14 @@ fn refusal(arguments: &[&str], environment: &[(&str, &str)]) -> String {
 fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("agent.toml");
-    // Names that are refused show which one was taken.
-    fs::write(&file, "name = \"FILE\"\ndatabase = \"sqlite://a.db\"\n").expect("written");
+    // Certificates that are not there show which one was taken.
+    fs::write(
+        &file,
+        "name = \"a\"\ndatabase = \"sqlite://a.db\"\ncoordinator_ca = \"/nowhere/FILE\"\n",
+    )
+    .expect("written");
     let file = file.to_str().expect("a plain path");
-    let environment = ("UNANIMITY_PARTICIPANT", "ENVIRONMENT");
+    let environment = ("UNANIMITY_COORDINATOR_CA", "/nowhere/ENVIRONMENT");
     let check = |arguments: &[&str], environment: &[(&str, &str)], expected: &str| {
         let refused = refusal(
             &[&["sql", "--config", file], arguments].concat(),
@@ -39,7 +43,11 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     };
     check(&[], &[], "FILE");
     check(&[], &[environment], "ENVIRONMENT");
-    check(&["--name", "FLAG"], &[environment], "FLAG");
+    check(
+        &["--coordinator-ca", "/nowhere/FLAG"],
+        &[environment],
+        "FLAG",
+    );
 }
 
 #[test]

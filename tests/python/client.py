@@ -2,7 +2,8 @@
 """Submits a transfer between two participants and reads its outcome, with nothing of ours but the .proto files.
 
 It shows what a client in another language needs: stubs from proto/, values, a request id chosen before the first attempt, retries under
-that same id, and an outcome that is one of committed, aborted, heuristic or unknown. A call without an answer is never taken for an abort.
+that same id which say how long ago it was first sent, and an outcome that is one of committed, aborted, heuristic or unknown. A call
+without an answer is never taken for an abort.
 
 Prints one JSON object on stdout. Exit codes: 0 committed, 1 aborted, 2 usage, 3 refused, 4 heuristic, 7 unknown.
 """
@@ -143,6 +144,21 @@ def transfer(arguments, request_id):
     )
 
 
+def submitting(stub, request):
+    """Makes one attempt with each call. All but the first say how long ago that was, lest a coordinator that forgot it do it again."""
+    first_sent = None
+
+    def attempt():
+        nonlocal first_sent
+        if first_sent is None:
+            first_sent = time.monotonic()
+        else:
+            request.age.FromNanoseconds(int((time.monotonic() - first_sent) * 1e9))
+        return stub.SubmitTransaction(request, timeout=15)
+
+    return attempt
+
+
 def persist(call, retry_for):
     """Calls until an answer comes. Returns (answer, None), or (None, what went wrong); the error's `outcome` tells what is known."""
     end = time.monotonic() + retry_for
@@ -210,7 +226,7 @@ def run(arguments):
     with grpc.insecure_channel(arguments.coordinator.removeprefix("http://"), options=options) as channel:
         stub = service_pb2_grpc.TransactionServiceStub(channel)
         request = transfer(arguments, request_id)
-        answer, problem = persist(lambda: stub.SubmitTransaction(request, timeout=15), arguments.retry_for)
+        answer, problem = persist(submitting(stub, request), arguments.retry_for)
         if problem:
             return {"request_id": request_id, **problem}
         look = service_pb2.GetTransactionRequest(transaction_id=answer.transaction.transaction_id)

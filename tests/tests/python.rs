@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::LazyLock,
 };
 
 use serde_json::Value;
@@ -25,7 +26,7 @@ fn run(command: &mut Command) -> Output {
 }
 
 /// Python in a virtual environment with what the client needs. It is kept in the target directory, and made anew when the requirements change.
-fn python() -> PathBuf {
+static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
     let requirements = repository().join("tests/python/requirements.txt");
     let wanted = fs::read_to_string(&requirements).expect("it is there");
     let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
@@ -48,11 +49,11 @@ fn python() -> PathBuf {
         .arg(&requirements));
     fs::write(stamp, wanted).expect("the directory is ours");
     python
-}
+});
 
 /// Runs the client; its exit code, and the object that it prints.
 fn client(arguments: &[&str]) -> (Option<i32>, Value) {
-    let output = Command::new(python())
+    let output = Command::new(&*PYTHON)
         .arg(repository().join("tests/python/client.py"))
         .args(arguments)
         .output()
@@ -60,6 +61,25 @@ fn client(arguments: &[&str]) -> (Option<i32>, Value) {
     let printed = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {output:?}"));
     (output.status.code(), printed)
+}
+
+#[test]
+fn a_python_client_says_how_long_ago_it_first_sent_a_request() {
+    let script = r#"
+import client
+
+class Stub:
+    def SubmitTransaction(self, request, timeout):
+        return request.age.ToNanoseconds() if request.HasField("age") else None
+
+attempt = client.submitting(Stub(), client.service_pb2.SubmitTransactionRequest())
+first, second, third = attempt(), attempt(), attempt()
+assert first is None and 0 < second < third, (first, second, third)
+"#;
+    run(Command::new(&*PYTHON)
+        .args(["-c", script])
+        .env("PYTHONPATH", repository().join("tests/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,17 +63,17 @@ impl fmt::Debug for TlsIdentity {
     }
 }
 
-/// Options with which no session can ever be opened.
+/// Options with which no session can ever be opened. The texts name the option without its value, which may be a secret in the wrong place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOptions {
     /// The participant's name.
-    #[error("{0:?} can't be a participant's name: it takes 1 to {NAME_BYTES} of a-z, 0-9, _ and -")]
+    #[error("name: a participant's takes 1 to {NAME_BYTES} of a-z, 0-9, _ and -")]
     Participant(String),
     /// A capacity of 0.
     #[error("a participant must be able to hold at least one branch open")]
     Capacity,
     /// The coordinator's address.
-    #[error("{uri:?} can't be the coordinator's address: {problem}")]
+    #[error("coordinator: this can't be its address: {problem}")]
     Coordinator {
         /// The address.
         uri: String,
