@@ -173,7 +173,6 @@ fn resource_options(config: Config) -> ResourceOptions {
         connections: config.connections.get(),
         catalog: config.catalog,
         // Two databases that shared a journal would lose each other's votes: it lies beside its database, always.
-        journal: None,
         marker_retention: config.marker_retention,
     }
 }

@@ -15,7 +15,7 @@ pub mod postgres;
 pub mod sqlite;
 mod statement;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use unanimity_proto::v1;
 
@@ -60,8 +60,6 @@ pub struct ResourceOptions {
     pub connections: u32,
     /// What may be run.
     pub catalog: Catalog,
-    /// SQLite: where the prepare journal lies, instead of beside the database. It must survive whatever the database survives.
-    pub journal: Option<PathBuf>,
     /// How long marker rows stay. A decision that comes later than three quarters of it can't be proved by a marker's absence.
     pub marker_retention: Duration,
 }

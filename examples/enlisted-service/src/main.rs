@@ -63,7 +63,6 @@ async fn main() -> anyhow::Result<()> {
             participant: arguments.name,
             connections: 16,
             catalog: Catalog::default(),
-            journal: None,
             marker_retention: Duration::from_secs(7 * 24 * 60 * 60),
         },
     ))

@@ -64,9 +64,7 @@ impl SqliteResource {
         let limit = Limit::new();
         let mut writer = Writer::new(connect.clone(), limit.clone());
         preflight::check(&mut writer).await?;
-        let journal = options
-            .journal
-            .unwrap_or_else(|| preflight::beside(&path, ".unanimity-prepared"));
+        let journal = preflight::beside(&path, ".unanimity-prepared");
         let refused = |error: std::io::Error| {
             PreflightError::refused(
                 format!("{}: {error}", journal.display()),

@@ -43,7 +43,6 @@ impl Bench {
             participant: "orders".into(),
             connections: 4,
             catalog: Catalog::default(),
-            journal: None,
             marker_retention: Duration::from_secs(86_400),
         };
         let service = Service::connect(ServiceOptions::new(&coordinator.uri, resource))

@@ -384,7 +384,6 @@ mod tests {
             participant: "bank".into(),
             connections: 1,
             catalog: Catalog::new([], true).unwrap(),
-            journal: None,
             marker_retention: Duration::from_secs(3_600),
         };
         let resource = SqliteResource::connect(options).await.unwrap();
