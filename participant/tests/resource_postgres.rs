@@ -3,31 +3,23 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
 mod fixture;
-mod servers;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use fixture::{
     Bank, branch, change, code, continued, one_phase, prepare, prepare_debit, sql, until_settled,
 };
-use servers::{Kind, Server};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use unanimity_participant::{
     participant::{Participant, Settled, Vote},
     resource::{PostgresResource, PreflightError, Resource},
 };
 use unanimity_proto::v1::AbortCode;
+use unanimity_tests::postgres::Postgres;
 
 struct PgBank {
     resource: Resource,
     url: String,
-    server: Arc<Server>,
 }
 
 impl Bank for PgBank {
@@ -47,18 +39,11 @@ impl Bank for PgBank {
 
 impl PgBank {
     async fn new() -> Self {
-        Self::on(Server::shared(
-            Kind::Postgres,
-            &["max_prepared_transactions=100", "max_connections=200"],
-        ))
-        .await
+        Self::on(Postgres::shared()).await
     }
 
-    async fn on(server: Arc<Server>) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("bank{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        run(&server.url("postgres"), &format!("CREATE DATABASE {name}")).await;
-        let url = server.url(&name);
+    async fn on(server: &Postgres) -> Self {
+        let url = server.new_database().await;
         run(
             &url,
             "CREATE TABLE account (id text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0), \
@@ -68,7 +53,6 @@ impl PgBank {
         Self {
             resource: connect(&url).await.unwrap(),
             url,
-            server,
         }
     }
 
@@ -196,11 +180,8 @@ async fn carries_the_transaction_id_as_proof() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_after_the_server_was_killed_with_the_branch_prepared() {
-    let server = Arc::new(Server::start(
-        Kind::Postgres,
-        &["max_prepared_transactions=10"],
-    ));
-    let bank = PgBank::on(Arc::clone(&server)).await;
+    let mut server = Postgres::start(&["max_prepared_transactions=10"]);
+    let bank = PgBank::on(&server).await;
     let (decided, undecided) = (branch(), branch());
     let proof = prepare_debit(&bank, &decided, 30).await;
     let vote = bank
@@ -235,7 +216,7 @@ async fn commits_after_the_server_was_killed_with_the_branch_prepared() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refuses_a_server_that_takes_no_prepared_transactions_and_says_what_to_do() {
-    let server = Server::start(Kind::Postgres, &["max_prepared_transactions=0"]);
+    let mut server = Postgres::start(&["max_prepared_transactions=0"]);
     let Err(PreflightError::Refused { problem, remedy }) = connect(&server.url("postgres")).await
     else {
         panic!("accepted")
@@ -257,10 +238,7 @@ async fn refuses_a_server_that_takes_no_prepared_transactions_and_says_what_to_d
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refuses_a_server_without_fsync_and_a_url_that_it_can_not_read() {
-    let server = Server::start(
-        Kind::Postgres,
-        &["max_prepared_transactions=10", "fsync=off"],
-    );
+    let server = Postgres::start(&["max_prepared_transactions=10", "fsync=off"]);
     assert!(matches!(
         connect(&server.url("postgres")).await,
         Err(PreflightError::Refused { .. })
@@ -283,7 +261,7 @@ async fn serves_a_role_without_rights_beyond_its_tables() {
     let refused = "CREATE ROLE plain LOGIN; GRANT SELECT, UPDATE ON account TO plain; REVOKE ALL ON unanimity_marker FROM PUBLIC";
     run(&bank.url, refused).await;
     let (_, database) = bank.url.rsplit_once('/').unwrap();
-    let url = bank.server.url_as("plain", database);
+    let url = Postgres::shared().url_as("plain", database);
     let Err(PreflightError::Refused { remedy, .. }) = connect(&url).await else {
         panic!("accepted")
     };

@@ -54,6 +54,14 @@ impl Mariadb {
         SHARED.get_or_init(start).as_ref()
     }
 
+    /// The server of this flavour that all tests of this process share; `None` where MySQL is not installed.
+    pub fn shared_of(flavour: Flavour) -> Option<&'static Self> {
+        match flavour {
+            Flavour::Mariadb => Some(Self::shared()),
+            Flavour::Mysql => Self::shared_mysql(),
+        }
+    }
+
     /// A server of one's own, with these options, such as `--log-bin`.
     ///
     /// # Panics
@@ -95,6 +103,11 @@ impl Mariadb {
     /// The URL of one of its databases.
     pub fn url(&self, database: &str) -> String {
         format!("mysql://bank:secret@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The same for another login: `user:password`.
+    pub fn url_as(&self, login: &str, database: &str) -> String {
+        self.url(database).replace("bank:secret", login)
     }
 
     /// Makes a new database, and gives its URL.
@@ -159,7 +172,7 @@ fn launch(flavour: Flavour, directory: &Path, port: u16, settings: &Vec<String>)
         .args([
             "--bind-address=127.0.0.1",
             "--skip-name-resolve",
-            "--max-connections=300",
+            "--max-connections=500",
         ])
         .args([
             "--innodb-buffer-pool-size=64M",

@@ -75,6 +75,12 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// The same for another login: a user, or `user:password`.
+    pub fn url_as(&self, login: &str, database: &str) -> String {
+        self.url(database)
+            .replace("postgres@", &format!("{login}@"))
+    }
+
     /// Makes a new database, and gives its URL.
     ///
     /// # Panics
