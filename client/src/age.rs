@@ -12,6 +12,11 @@ use std::{
 pub(crate) struct FirstSent(Arc<OnceLock<(Instant, SystemTime)>>);
 
 impl FirstSent {
+    /// At this time, perhaps by another process.
+    pub(crate) fn at(time: SystemTime) -> Self {
+        Self(Arc::new(OnceLock::from((Instant::now(), time))))
+    }
+
     /// For the next attempt's message: unset in the first one, which is noted here.
     pub(crate) fn age(&self) -> Option<prost_types::Duration> {
         let mut is_first = false;
@@ -51,11 +56,14 @@ mod tests {
 
     #[test]
     fn a_sleep_of_the_machine_counts_and_a_clock_set_back_does_not() {
-        let sent = |time| FirstSent(Arc::new(OnceLock::from((Instant::now(), time))));
         let hour = Duration::from_secs(3_600);
-        let slept = sent(SystemTime::now() - hour).age().expect("sent before");
+        let slept = FirstSent::at(SystemTime::now() - hour)
+            .age()
+            .expect("sent before");
         assert!((3_600..3_660).contains(&slept.seconds), "{slept:?}");
-        let set_back = sent(SystemTime::now() + hour).age().expect("sent before");
+        let set_back = FirstSent::at(SystemTime::now() + hour)
+            .age()
+            .expect("sent before");
         assert!((0..60).contains(&set_back.seconds), "{set_back:?}");
     }
 }

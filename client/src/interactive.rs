@@ -1,6 +1,6 @@
 //! Transactions that stay open while the application works.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use unanimity_proto::v1;
@@ -45,6 +45,13 @@ impl Begin {
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.request_id = id.into();
         self.first_sent = FirstSent::default();
+        self
+    }
+
+    /// When this request id was first sent, where that was by a process that died since. Name it after [`Self::request_id`]. Where the
+    /// coordinator may have forgotten the outcome, it then refuses rather than do the work again.
+    pub fn first_sent(mut self, time: SystemTime) -> Self {
+        self.first_sent = FirstSent::at(time);
         self
     }
 

@@ -1,6 +1,9 @@
 //! A whole transaction in one request.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use unanimity_proto::v1;
 use uuid::Uuid;
@@ -47,6 +50,13 @@ impl Submission {
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.request_id = id.into();
         self.first_sent = FirstSent::default();
+        self
+    }
+
+    /// When this request id was first sent, where that was by a process that died since. Name it after [`Self::request_id`]. Where the
+    /// coordinator may have forgotten the outcome, it then refuses rather than do the work again.
+    pub fn first_sent(mut self, time: SystemTime) -> Self {
+        self.first_sent = FirstSent::at(time);
         self
     }
 
