@@ -10,7 +10,8 @@
 )]
 
 use std::{
-    ffi::{c_char, c_int, c_void},
+    collections::HashMap,
+    ffi::{CStr, c_char, c_int, c_void},
     ptr::{self, NonNull},
     sync::{
         Arc,
@@ -74,6 +75,13 @@ unsafe extern "C" {
         iterator: *mut *mut RawIterator,
         size: c_int,
         changeset: *mut c_void,
+    ) -> c_int;
+    fn sqlite3changeset_op(
+        iterator: *mut RawIterator,
+        table: *mut *const c_char,
+        columns: *mut c_int,
+        operation: *mut c_int,
+        indirect: *mut c_int,
     ) -> c_int;
     fn sqlite3changeset_next(iterator: *mut RawIterator) -> c_int;
     fn sqlite3changeset_finalize(iterator: *mut RawIterator) -> c_int;
@@ -202,8 +210,8 @@ impl Session {
     }
 }
 
-/// How many rows a changeset inserts, updates and deletes.
-fn count(changeset: &[u8]) -> Result<i64, Code> {
+/// How many rows of each table a changeset inserts, updates and deletes.
+pub(super) fn count(changeset: &[u8]) -> Result<HashMap<String, i64>, Code> {
     let mut iterator = ptr::null_mut();
     let size = size(changeset)?;
     // SAFETY: SQLite only reads the buffer, which outlives the iterator; the out-pointer is ours.
@@ -214,18 +222,35 @@ fn count(changeset: &[u8]) -> Result<i64, Code> {
             changeset.as_ptr().cast_mut().cast(),
         )
     })?;
-    let mut count = 0;
+    let mut counts: HashMap<String, i64> = HashMap::new();
     let read = loop {
         // SAFETY: the iterator is alive.
         match unsafe { sqlite3changeset_next(iterator) } {
-            SQLITE_ROW => count += 1,
+            SQLITE_ROW => {}
             SQLITE_DONE => break Ok(()),
             code => break Err(Code(code)),
         }
+        let (mut table, mut columns, mut operation, mut indirect) = (ptr::null(), 0, 0, 0);
+        // SAFETY: the iterator stands on a change; the out-pointers are ours.
+        let described = unsafe {
+            sqlite3changeset_op(
+                iterator,
+                &raw mut table,
+                &raw mut columns,
+                &raw mut operation,
+                &raw mut indirect,
+            )
+        };
+        if let Err(code) = ok(described) {
+            break Err(code);
+        }
+        // SAFETY: a C string that is valid until the iterator moves on.
+        let table = unsafe { CStr::from_ptr(table) }.to_string_lossy();
+        *counts.entry(table.into_owned()).or_default() += 1;
     };
     // SAFETY: the iterator is alive, and isn't used afterwards.
     let finalized = ok(unsafe { sqlite3changeset_finalize(iterator) });
-    read.and(finalized).map(|()| count)
+    read.and(finalized).map(|()| counts)
 }
 
 fn size(changeset: &[u8]) -> Result<c_int, Code> {
@@ -262,7 +287,7 @@ pub(super) fn apply(
     direction: Direction,
 ) -> Result<(), ApplyError> {
     let db = handle.as_raw_handle().as_ptr();
-    let expected = count(changeset)?;
+    let expected = count(changeset)?.values().sum();
     let size = size(changeset)?;
     let before = total_changes(handle);
     let mut conflict: c_int = 0;

@@ -3,6 +3,7 @@
 //! SQLite has one writer at a time, so there is one connection, and a branch holds it from its begin to its end: the lock is the queue.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -148,6 +149,11 @@ pub(super) struct Shape {
     pub(super) null_keys: Option<String>,
     /// Tables with a key of several columns that may be NULL: there a search would read the whole table.
     pub(super) unfit: Vec<String>,
+    /// Tables with a unique index besides the primary key: rows that swap values, say, can't be changed one after the other.
+    pub(super) ordered: Arc<HashSet<String>>,
+    /// Tables where two keys may be equal and yet not the same bytes, by a collation, or 1 and 1.0 in a column without a type. SQLite goes by
+    /// the one, the record of changes by the other.
+    pub(super) loose: Arc<HashSet<String>>,
 }
 
 impl Shape {
@@ -173,11 +179,23 @@ impl Shape {
                 ));
             }
         }
+        let ordered = "SELECT DISTINCT m.name FROM sqlite_schema m JOIN pragma_index_list(m.name) i \
+             WHERE m.type = 'table' AND i.\"unique\" AND i.origin <> 'pk'";
+        let ordered: Vec<String> = sqlx::query_scalar(ordered)
+            .fetch_all(&mut *connection)
+            .await?;
+        let loose = "SELECT DISTINCT m.name FROM sqlite_schema m JOIN pragma_index_list(m.name) i \
+             JOIN pragma_index_xinfo(i.name) x JOIN pragma_table_info(m.name) c ON c.cid = x.cid \
+             WHERE m.type = 'table' AND i.origin = 'pk' AND x.key AND (x.coll <> 'BINARY' OR c.type = '' OR c.type = 'ANY' \
+               OR c.type LIKE '%BLOB%')";
+        let loose: Vec<String> = sqlx::query_scalar(loose).fetch_all(connection).await?;
         let null_keys = (!searches.is_empty()).then(|| searches.join(" UNION ALL "));
         Ok(Self {
             version,
             null_keys,
             unfit,
+            ordered: Arc::new(ordered.into_iter().collect()),
+            loose: Arc::new(loose.into_iter().collect()),
         })
     }
 }
