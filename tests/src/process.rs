@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::{patience::eventually_blocking, watchdog};
 
@@ -68,10 +68,22 @@ impl Process {
         self.ended
     }
 
-    /// SIGKILL. Returns when it is gone.
+    /// SIGKILL, to what it runs too: a program under strace outlives it. Returns when it is gone.
     pub fn kill(&mut self) {
-        self.signal(Signal::KILL);
+        self.kill_group();
         self.wait();
+    }
+
+    fn kill_group(&mut self) {
+        if self.ended().is_none() {
+            // It leads a group of its own. Where that is gone, so is all that there was to kill.
+            let _ = kill_process_group(self.pid(), Signal::KILL);
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        let id = i32::try_from(self.id()).expect("a process number");
+        Pid::from_raw(id).expect("above 0")
     }
 
     /// SIGTERM.
@@ -104,9 +116,7 @@ impl Process {
     /// Where it is not ours.
     pub fn signal(&mut self, signal: Signal) {
         if self.ended().is_none() {
-            let id = i32::try_from(self.id()).expect("a process number");
-            let id = Pid::from_raw(id).expect("above 0");
-            kill_process(id, signal).expect("it is our child");
+            kill_process(self.pid(), signal).expect("it is our child");
         }
     }
 
@@ -139,7 +149,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
+        self.kill_group();
         if self.ended.is_none() && self.child.wait().is_ok() {
             watchdog::ended(self.child.id());
         }

@@ -21,7 +21,7 @@ while read -r verb what; do
 " ;;
     esac
 done
-for process in $processes; do kill -9 "$process"; done 2> /dev/null
+for process in $processes; do kill -9 "-$process"; done 2> /dev/null
 printf '%s' "$directories" | while read -r directory; do
     for attempt in 1 2 3 4 5 6 7 8 9 10; do
         rm -rf "$directory" && break
