@@ -69,8 +69,12 @@ impl Mariadb {
     pub fn start(flavour: Flavour, settings: &[&str]) -> Self {
         let directory = TempDir::with_prefix("unanimity-mariadb-").expect("a temporary directory");
         watchdog::directory(directory.path());
+        // Its own place for temporary tables: a server that starts removes those of every other server there.
+        let temporary = directory.path().join("tmp");
+        fs::create_dir(&temporary).expect("the directory is ours");
         let user = User::named("mysql");
         user.own(directory.path());
+        user.own(&temporary);
         let data = format!("--datadir={}", directory.path().join("data").display());
         let (installer, options): (_, &[&str]) = match flavour {
             Flavour::Mariadb => (
@@ -83,6 +87,7 @@ impl Mariadb {
         run(install
             .args(["--no-defaults", &data])
             .args(options)
+            .env("TMPDIR", &temporary)
             .current_dir(directory.path())
             .stdout(Stdio::null()));
         fs::write(directory.path().join("users.sql"), USERS).expect("the directory is ours");
@@ -167,6 +172,7 @@ fn launch(flavour: Flavour, directory: &Path, port: u16, settings: &Vec<String>)
             file("datadir", "data"),
             file("socket", "socket"),
             file("pid-file", "pid"),
+            file("tmpdir", "tmp"),
             file("init-file", "users.sql"),
         ])
         .args([
