@@ -66,7 +66,10 @@ impl Outcome {
             TransactionState::Unspecified
             | TransactionState::Active
             | TransactionState::Waiting
-            | TransactionState::Preparing => return Err(Box::new(snapshot)),
+            | TransactionState::Preparing
+            | TransactionState::Running
+            | TransactionState::Compensating
+            | TransactionState::Compensated => return Err(Box::new(snapshot)),
         })
     }
 }

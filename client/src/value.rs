@@ -42,6 +42,7 @@ impl Value {
             Kind::Float(value) => Self::Float(value),
             Kind::Text(value) => Self::Text(value),
             Kind::Bytes(value) => Self::Bytes(value),
+            Kind::Reference(_) => return None, // Only asked with, never answered.
         })
     }
 }

@@ -228,6 +228,7 @@ pub(crate) fn session_options(
         resource: resource.identity().to_owned(),
         capacity: resource.capacity(),
         one_phase: resource.one_phase(),
+        settles_steps: true,
         operations: Operations {
             policy: resource.catalog().policy(),
             listed: resource.catalog().signatures(),

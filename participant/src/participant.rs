@@ -100,6 +100,72 @@ pub struct InDoubt {
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
+/// A lock that a saga holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Its key.
+    pub key: String,
+    /// The saga's token. One lower than the highest that was seen of this key is refused.
+    pub token: u64,
+}
+
+/// A saga's step to do, or the compensation of one.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Its key: the same however often it comes.
+    pub branch: BranchId,
+    /// The step's name.
+    pub name: String,
+    /// What to run.
+    pub operation: v1::Operation,
+    /// The result is wanted later: keep it, so that the answer is the same when this comes again.
+    pub keep_result: bool,
+    /// The saga's locks.
+    pub fences: Vec<Fence>,
+    /// Give up after this long.
+    pub timeout: Duration,
+    /// Counts from 1.
+    pub attempt: u32,
+    /// At most this long ago it was sent for the first time; zero where this is the first time.
+    pub age: Duration,
+    /// W3C trace context; may be empty.
+    pub traceparent: String,
+}
+
+/// What a compensation undoes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compensated {
+    /// The action's key.
+    pub branch: BranchId,
+    /// Whether the action took effect is not known. Where it did not: do nothing, say done, and refuse it when it comes late.
+    pub unsettled: bool,
+    /// What the action gave back, JSON; empty where it is not known.
+    pub result: String,
+}
+
+/// What became of a step or a compensation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepOutcome {
+    /// It took effect, now or before.
+    Done {
+        /// What it gave back: JSON, at most [`STEP_RESULT_BYTES`]; empty for none.
+        result: String,
+    },
+    /// It took no effect, and trying again is of no use: the participant's own no.
+    Refused(Refusal),
+    /// It took no effect, but may when tried again.
+    Failed(Refusal),
+    /// Whether it took effect is not known.
+    Unknown(String),
+    /// It is at work still.
+    Working(String),
+    /// It took no effect, and never will.
+    Never,
+}
+
+/// The longest result of a step, in bytes.
+pub const STEP_RESULT_BYTES: usize = 64 << 10;
+
 /// What a participant can do. Calls for different branches run at the same time; calls for one branch come one after the other.
 /// No call is ever cancelled by the session: each runs to its end, even when the session is lost.
 pub trait Participant: Send + Sync + 'static {
@@ -117,7 +183,7 @@ pub trait Participant: Send + Sync + 'static {
     fn in_doubt(&self) -> impl Future<Output = Result<Vec<InDoubt>, Unavailable>> + Send;
 
     /// Runs one operation in an interactive branch, opening it first where `open`. A refusal rolls the branch back.
-    fn execute(
+    fn operate(
         &self,
         branch: &BranchId,
         open: bool,
@@ -125,12 +191,31 @@ pub trait Participant: Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<v1::OperationResult, Refusal>> + Send {
         let _ = (branch, open, operation, timeout);
-        async {
-            Err(Refusal {
-                code: v1::AbortCode::InvalidOperation,
-                message: "this participant takes no interactive operations".into(),
-            })
-        }
+        async { Err(takes_no("interactive operations")) }
+    }
+
+    /// Does a saga's step, and commits it at once. One that was done before is [`StepOutcome::Done`] and not done again, and one that
+    /// was settled or compensated before is refused: [`crate::resource`] has the barrier that sees to both.
+    fn execute(&self, step: Step) -> impl Future<Output = StepOutcome> + Send {
+        let _ = step;
+        async { StepOutcome::Refused(takes_no("saga steps")) }
+    }
+
+    /// Undoes a saga's step, once. Asked until it says done.
+    fn compensate(
+        &self,
+        step: Step,
+        compensated: Compensated,
+    ) -> impl Future<Output = StepOutcome> + Send {
+        let _ = (step, compensated);
+        async { StepOutcome::Refused(takes_no("saga steps")) }
+    }
+
+    /// Tells whether a step took effect: [`StepOutcome::Done`], or else [`StepOutcome::Never`], after it has seen to it that it never
+    /// will. Only asked of participants that announce `settles_steps`.
+    fn settle(&self, branch: &BranchId, age: Duration) -> impl Future<Output = StepOutcome> + Send {
+        let _ = (branch, age);
+        async { StepOutcome::Unknown("this participant can't settle saga steps".into()) }
     }
 
     /// Settles a branch that was told to commit in one phase: committed where its marker row is there, else writes a tombstone under the
@@ -138,5 +223,12 @@ pub trait Participant: Send + Sync + 'static {
     fn prove(&self, branch: &BranchId) -> impl Future<Output = Settled> + Send {
         let _ = branch;
         async { Settled::Retry("this participant writes no marker rows".into()) }
+    }
+}
+
+fn takes_no(what: &str) -> Refusal {
+    Refusal {
+        code: v1::AbortCode::InvalidOperation,
+        message: format!("this participant takes no {what}"),
     }
 }

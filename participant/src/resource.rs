@@ -179,7 +179,7 @@ impl Participant for Resource {
         dispatch!(self, flow => flow.in_doubt().await)
     }
 
-    async fn execute(
+    async fn operate(
         &self,
         branch: &BranchId,
         open: bool,

@@ -166,6 +166,7 @@ impl<P: Participant> Session<P> {
             resource,
             capacity,
             one_phase,
+            settles_steps,
             operations,
             ..
         } = self.options.clone();
@@ -176,6 +177,7 @@ impl<P: Participant> Session<P> {
             resource,
             capacity,
             one_phase,
+            settles_steps,
             operation_policy: operations.policy.into(),
             operations: operations.listed,
             in_doubt: wire::in_doubt(in_doubt),

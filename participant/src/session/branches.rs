@@ -180,7 +180,7 @@ impl<P: Participant> Branches<P> {
     ) -> Result<v1::OperationResult, Refusal> {
         let result = self
             .participant
-            .execute(branch, open, operation, timeout)
+            .operate(branch, open, operation, timeout)
             .await
             .inspect_err(|_| self.closed(branch))?;
         let bytes = result.encoded_len();

@@ -24,6 +24,8 @@ pub struct SessionOptions {
     pub capacity: u32,
     /// The participant writes marker rows, so that a one-phase commit can be proved.
     pub one_phase: bool,
+    /// The participant's `settle` tells for certain whether a saga's step took effect.
+    pub settles_steps: bool,
     /// Which operations the participant takes.
     pub operations: Operations,
     /// Certificates, for an `https` address.

@@ -32,6 +32,7 @@ fn options(coordinator: &str) -> SessionOptions {
         resource: "postgres:7".into(),
         capacity: 32,
         one_phase: true,
+        settles_steps: true,
         operations: Operations {
             policy: v1::OperationPolicy::Listed,
             listed: Vec::new(),

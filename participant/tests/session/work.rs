@@ -85,7 +85,7 @@ impl Participant for Work {
         self.in_doubt.lock().clone()
     }
 
-    async fn execute(
+    async fn operate(
         &self,
         branch: &BranchId,
         _open: bool,
