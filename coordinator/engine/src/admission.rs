@@ -15,11 +15,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::{
     engine::Engine,
     id::{BranchKey, ParticipantName, SessionId, TransactionId},
+    saga::{Activity, Task},
     transaction::Phase,
 };
 
 /// How many grants of each participant that it waits for a transaction lets pass before its place is kept.
 const PATIENCE: u64 = 16;
+
+/// Who wants slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// A transaction: one for each of its branches.
+    Transaction(TransactionId),
+    /// A saga's step, or its compensation: one.
+    Step(BranchKey, Task),
+}
 
 /// A participant that has ever registered.
 #[derive(Debug, Default)]
@@ -34,10 +44,10 @@ pub(crate) struct Participant {
     pub(crate) recorded: Option<bool>,
     /// Open and welcomed.
     pub(crate) sessions: BTreeSet<SessionId>,
-    /// Transactions in the queue that need it, by place.
-    pub(crate) waiting: BTreeMap<u64, TransactionId>,
+    /// Those in the queue that need it, by place.
+    pub(crate) waiting: BTreeMap<u64, Claim>,
     /// Those of them to look at when it has room.
-    parked: BTreeMap<u64, TransactionId>,
+    parked: BTreeMap<u64, Claim>,
     /// Branches with a decision, or a question for proof, that have no session to go to.
     pub(crate) undelivered: BTreeSet<BranchKey>,
     /// Slots granted so far.
@@ -62,11 +72,11 @@ impl Queue {
 }
 
 impl Engine {
-    /// Puts a transaction at the end of the queue and looks whether it can start at once.
-    pub(crate) fn enqueue(&mut self, id: TransactionId) {
+    /// Puts a claim at the end of the queue and looks whether it can be granted at once.
+    pub(crate) fn enqueue(&mut self, claim: Claim) {
         let place = self.queue.next_place;
         self.queue.next_place += 1;
-        let names = self.participants_of(&id);
+        let names = self.participants_of(&claim);
         let seen = names
             .iter()
             .map(|name| self.participants.entry(name.clone()).or_default().granted)
@@ -77,55 +87,71 @@ impl Engine {
                 .entry(name.clone())
                 .or_default()
                 .waiting
-                .insert(place, id);
+                .insert(place, claim);
         }
-        if let Some(transaction) = self.table.find_mut(&id) {
-            transaction.phase = Phase::Waiting { place };
-        }
+        self.note_place(&claim, place);
         match names.first() {
             Some(first) => {
                 let first = first.clone();
-                let blocked = self.park_where_full(place, &id);
+                let blocked = self.park_where_full(place, &claim);
                 if !blocked {
-                    self.park_at(&first, place, id);
+                    self.park_at(&first, place, claim);
                     self.queue.freed.insert(first);
                 }
             }
-            None => {
-                self.leave_queue(&id);
-                self.start(id);
+            None => self.grant(place, claim),
+        }
+    }
+
+    fn note_place(&mut self, claim: &Claim, place: u64) {
+        match claim {
+            Claim::Transaction(id) => {
+                if let Some(transaction) = self.table.find_mut(id) {
+                    transaction.phase = Phase::Waiting { place };
+                }
+            }
+            Claim::Step(key, task) => {
+                if let Some(saga) = self.saga_mut(&key.transaction)
+                    && let Some((step, _)) = saga.position(key.branch)
+                {
+                    saga.steps[step].activity = Activity::Queued(*task, place);
+                }
             }
         }
     }
 
-    /// Parks a transaction at a participant that has no room for it. False where they all have.
-    fn park_where_full(&mut self, place: u64, id: &TransactionId) -> bool {
-        let names = self.participants_of(id);
+    /// Parks a claim at a participant that has no room for it. False where they all have.
+    fn park_where_full(&mut self, place: u64, claim: &Claim) -> bool {
+        let names = self.participants_of(claim);
         let full = names.iter().find(|name| self.free_session(name).is_none());
-        full.inspect(|name| self.park_at(name, place, *id))
+        full.inspect(|name| self.park_at(name, place, *claim))
             .is_some()
     }
 
-    fn park_at(&mut self, name: &ParticipantName, place: u64, id: TransactionId) {
+    fn park_at(&mut self, name: &ParticipantName, place: u64, claim: Claim) {
         if let Some(participant) = self.participants.get_mut(name) {
-            participant.parked.insert(place, id);
+            participant.parked.insert(place, claim);
         }
     }
 
     /// Keeps its place at all of its participants.
-    fn park_everywhere(&mut self, place: u64, id: &TransactionId) {
-        for name in self.participants_of(id) {
-            self.park_at(&name, place, *id);
+    fn park_everywhere(&mut self, place: u64, claim: &Claim) {
+        for name in self.participants_of(claim) {
+            self.park_at(&name, place, *claim);
         }
     }
 
     /// Takes a waiting transaction out of the queue.
     pub(crate) fn leave_queue(&mut self, id: &TransactionId) {
-        let Some(&Phase::Waiting { place }) = self.table.find(id).map(|t| &t.phase) else {
-            return;
-        };
+        if let Some(&Phase::Waiting { place }) = self.table.find(id).map(|t| &t.phase) {
+            self.leave_place(place, &Claim::Transaction(*id));
+        }
+    }
+
+    /// Takes a claim out of the queue.
+    pub(crate) fn leave_place(&mut self, place: u64, claim: &Claim) {
         self.queue.seen.remove(&place);
-        for name in self.participants_of(id) {
+        for name in self.participants_of(claim) {
             if let Some(participant) = self.participants.get_mut(&name) {
                 participant.waiting.remove(&place);
                 participant.parked.remove(&place);
@@ -177,94 +203,114 @@ impl Engine {
         };
         branch.session = Some(session);
         let name = branch.participant.clone();
+        self.hold_slot(key, &name, session);
+    }
+
+    fn hold_slot(&mut self, key: BranchKey, name: &ParticipantName, session: SessionId) {
         if let Some(held) = self.sessions.get_mut(&session) {
             held.held.insert(key);
         }
-        if let Some(participant) = self.participants.get_mut(&name) {
+        if let Some(participant) = self.participants.get_mut(name) {
             participant.granted += 1;
         }
     }
 
-    /// Starts every waiting transaction that can be.
+    /// Grants every claim that can be.
     pub(crate) fn admit(&mut self) {
         while let Some(name) = self.queue.freed.pop_first() {
             let mut after = None;
             while self.free_session(&name).is_some() {
-                let Some((place, id)) = self.next_parked(&name, after) else {
+                let Some((place, claim)) = self.next_parked(&name, after) else {
                     break;
                 };
                 after = Some(place);
-                if self.grantable(&id) {
-                    self.grant(id);
-                } else if self.is_starving(place, &id) {
-                    self.park_everywhere(place, &id);
+                if self.grantable(&claim) {
+                    self.grant(place, claim);
+                } else if self.is_starving(place, &claim) {
+                    self.park_everywhere(place, &claim);
                     break;
                 } else {
                     if let Some(participant) = self.participants.get_mut(&name) {
                         participant.parked.remove(&place);
                     }
-                    self.park_where_full(place, &id);
+                    self.park_where_full(place, &claim);
                 }
             }
         }
     }
 
-    fn next_parked(
-        &self,
-        name: &ParticipantName,
-        after: Option<u64>,
-    ) -> Option<(u64, TransactionId)> {
+    fn next_parked(&self, name: &ParticipantName, after: Option<u64>) -> Option<(u64, Claim)> {
         let parked = &self.participants.get(name)?.parked;
         let from = after.map_or(0, |place| place + 1);
-        parked.range(from..).next().map(|(place, id)| (*place, *id))
+        parked
+            .range(from..)
+            .next()
+            .map(|(place, claim)| (*place, *claim))
     }
 
-    fn grantable(&self, id: &TransactionId) -> bool {
-        self.table.find(id).is_some_and(|t| {
-            t.branches
-                .iter()
-                .all(|b| self.free_session(&b.participant).is_some())
-        })
+    fn grantable(&self, claim: &Claim) -> bool {
+        let names = self.participants_of(claim);
+        names.iter().all(|name| self.free_session(name).is_some())
     }
 
     /// Passed over often enough by every participant that is full now.
-    fn is_starving(&self, place: u64, id: &TransactionId) -> bool {
-        let (Some(seen), Some(transaction)) = (self.queue.seen.get(&place), self.table.find(id))
-        else {
+    fn is_starving(&self, place: u64, claim: &Claim) -> bool {
+        let Some(seen) = self.queue.seen.get(&place) else {
             return false;
         };
         let granted = |name| self.participants.get(name).map_or(0, |p| p.granted);
-        transaction
-            .branches
+        self.participants_of(claim)
             .iter()
             .zip(seen)
-            .filter(|(branch, _)| self.free_session(&branch.participant).is_none())
-            .all(|(branch, seen)| granted(&branch.participant) - seen >= PATIENCE)
+            .filter(|(name, _)| self.free_session(name).is_none())
+            .all(|(name, seen)| granted(name) - seen >= PATIENCE)
     }
 
-    fn grant(&mut self, id: TransactionId) {
-        self.leave_queue(&id);
-        let Some(transaction) = self.table.find(&id) else {
-            return;
-        };
-        let wanted: Vec<_> = transaction
-            .branches
-            .iter()
-            .map(|b| (transaction.key(b), b.participant.clone()))
-            .collect();
-        for (key, name) in wanted {
-            let session = self
-                .free_session(&name)
-                .expect("grantable: each branch has its own participant");
-            self.take_slot(key, session);
+    fn grant(&mut self, place: u64, claim: Claim) {
+        self.leave_place(place, &claim);
+        match claim {
+            Claim::Transaction(id) => {
+                let wanted: Vec<_> = self
+                    .table
+                    .find(&id)
+                    .map(|t| {
+                        t.branches
+                            .iter()
+                            .map(|b| (t.key(b), b.participant.clone()))
+                            .collect()
+                    })
+                    .unwrap_or_default();
+                for (key, name) in wanted {
+                    let session = self
+                        .free_session(&name)
+                        .expect("grantable: each branch has its own participant");
+                    self.take_slot(key, session);
+                }
+                self.start(id);
+            }
+            Claim::Step(key, task) => {
+                for name in self.participants_of(&claim) {
+                    let session = self.free_session(&name).expect("grantable");
+                    self.hold_slot(key, &name, session);
+                    self.send_step(key, task, session);
+                }
+            }
         }
-        self.start(id);
     }
 
-    fn participants_of(&self, id: &TransactionId) -> Vec<ParticipantName> {
-        self.table
-            .find(id)
-            .map(|t| t.branches.iter().map(|b| b.participant.clone()).collect())
-            .unwrap_or_default()
+    fn participants_of(&self, claim: &Claim) -> Vec<ParticipantName> {
+        match claim {
+            Claim::Transaction(id) => self
+                .table
+                .find(id)
+                .map(|t| t.branches.iter().map(|b| b.participant.clone()).collect())
+                .unwrap_or_default(),
+            Claim::Step(key, _) => self
+                .saga(&key.transaction)
+                .and_then(|saga| saga.steps.get(saga.position(key.branch)?.0)?.participant())
+                .into_iter()
+                .cloned()
+                .collect(),
+        }
     }
 }

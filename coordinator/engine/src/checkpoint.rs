@@ -96,8 +96,11 @@ impl Engine {
     }
 }
 
-/// What must survive of a transaction: only one that is decided to commit has anything in the log.
+/// What must survive of a transaction: only a saga, or one that is decided to commit, has anything in the log.
 fn carried(transaction: &Transaction) -> Option<Record> {
+    if let Some(record) = transaction.saga_checkpoint() {
+        return Some(Record::Saga(record));
+    }
     let ended = match transaction.phase {
         // Its record may stand before the checkpoint's beginning.
         Phase::Deciding | Phase::Committing => false,
@@ -107,7 +110,10 @@ fn carried(transaction: &Transaction) -> Option<Record> {
         | Phase::Preparing
         | Phase::Delegated { .. }
         | Phase::Aborting(_)
-        | Phase::Ended(Outcome::Aborted(_) | Outcome::Heuristic(Some(_))) => return None,
+        | Phase::Saga
+        | Phase::Ended(
+            Outcome::Aborted(_) | Outcome::Compensated(_) | Outcome::Heuristic(Some(_)),
+        ) => return None,
     };
     let heuristics = transaction
         .branches

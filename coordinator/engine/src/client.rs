@@ -1,6 +1,7 @@
 //! What clients ask: submit, begin, execute, commit, abort.
 
 use crate::{
+    admission::Claim,
     effect::{Answer, Downward, Refusal},
     engine::Engine,
     id::{BranchKey, Moment, ParticipantName, RequestId, SessionId, Ticket, TransactionId},
@@ -70,6 +71,8 @@ impl Engine {
                 .map(|((name, work), number)| Branch::new(number, name, Some(work)))
                 .collect(),
             phase: Phase::Active,
+            saga: None,
+            parent: None,
         };
         self.take_on(transaction);
     }
@@ -100,18 +103,20 @@ impl Engine {
                 .map(|(name, n)| Branch::new(n, name, None))
                 .collect(),
             phase: Phase::Active,
+            saga: None,
+            parent: None,
         };
         self.take_on(transaction);
     }
 
-    fn take_on(&mut self, transaction: Transaction) {
+    pub(crate) fn take_on(&mut self, transaction: Transaction) {
         let (id, deadline) = (transaction.id, transaction.deadline);
         self.table.insert(transaction);
         self.timers.set(deadline, Timer::Deadline(id));
-        self.enqueue(id);
+        self.enqueue(Claim::Transaction(id));
     }
 
-    fn mint(&self, unique: u128) -> TransactionId {
+    pub(crate) fn mint(&self, unique: u128) -> TransactionId {
         TransactionId {
             log: self.log,
             epoch: self.epoch,
@@ -120,7 +125,7 @@ impl Engine {
     }
 
     /// A request id that came before gets the first one's answer. True where that settled the call.
-    fn repeats(
+    pub(crate) fn repeats(
         &mut self,
         ticket: Ticket,
         request: &Option<RequestId>,
@@ -135,8 +140,10 @@ impl Engine {
             first.id,
             first.fingerprint == fingerprint || first.fingerprint == UNKNOWN_FINGERPRINT,
         );
+        let begun = first.saga.as_ref().is_some_and(|saga| saga.has_begun());
         let answerable = match first.phase {
             Phase::Ended(_) | Phase::Aborting(_) => true,
+            Phase::Saga => decided && begun,
             Phase::Active => first.interactive,
             _ => false,
         };
@@ -176,7 +183,7 @@ impl Engine {
     }
 
     /// A request that comes again, and whose first outcome may be forgotten, must not run again.
-    fn may_have_run(
+    pub(crate) fn may_have_run(
         &self,
         request: &Option<RequestId>,
         unique: u128,
@@ -190,13 +197,18 @@ impl Engine {
             .then(|| Refusal::RequestIdForgotten(request.as_str().into()))
     }
 
-    fn may_start(&self, field: &str, names: &[ParticipantName]) -> Result<(), Refusal> {
+    pub(crate) fn may_take_on(&self) -> Result<(), Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
         }
         if self.in_flight() >= self.settings.max_in_flight {
             return Err(Refusal::TooManyTransactions(self.settings.max_in_flight));
         }
+        Ok(())
+    }
+
+    fn may_start(&self, field: &str, names: &[ParticipantName]) -> Result<(), Refusal> {
+        self.may_take_on()?;
         if names.len() > self.settings.max_branches {
             return Err(Refusal::TooManyBranches {
                 given: names.len(),
@@ -462,7 +474,9 @@ impl Engine {
                 transaction.waiters.push(ticket);
                 self.commit_active(id);
             }
-            Phase::Waiting { .. } => self.refuse(ticket, Refusal::TransactionNotOpen(id)),
+            Phase::Waiting { .. } | Phase::Saga => {
+                self.refuse(ticket, Refusal::TransactionNotOpen(id));
+            }
             Phase::Ended(_) | Phase::Aborting(_) => self.answer_view(ticket, &id),
             Phase::Committing if answer_decided => self.answer_view(ticket, &id),
             Phase::Active
@@ -483,9 +497,12 @@ impl Engine {
                 self.answer_view(ticket, &id);
             }
             Phase::Aborting(_)
-            | Phase::Ended(Outcome::Aborted(_) | Outcome::Heuristic(Some(_))) => {
+            | Phase::Ended(
+                Outcome::Aborted(_) | Outcome::Compensated(_) | Outcome::Heuristic(Some(_)),
+            ) => {
                 self.answer_view(ticket, &id);
             }
+            Phase::Saga => self.cancel_saga(ticket, id, reason),
             Phase::Delegated { .. }
             | Phase::Deciding
             | Phase::Committing
@@ -497,16 +514,17 @@ impl Engine {
 
     pub(crate) fn drain(&mut self) {
         self.draining = true;
+        let reason = AbortReason::own(
+            AbortCode::CoordinatorRestart,
+            "the coordinator is shutting down",
+        );
+        for id in self.sagas_without_locks() {
+            self.give_up_locks(id, reason.clone());
+        }
         let open = |t: &&Transaction| matches!(t.phase, Phase::Waiting { .. } | Phase::Active);
         let undecided: Vec<_> = self.table.after(None).filter(open).map(|t| t.id).collect();
         for id in undecided {
-            self.begin_abort(
-                id,
-                AbortReason::own(
-                    AbortCode::CoordinatorRestart,
-                    "the coordinator is shutting down",
-                ),
-            );
+            self.begin_abort(id, reason.clone());
         }
     }
 
@@ -536,6 +554,7 @@ impl Engine {
                 self.begin_abort(id, AbortReason::own(AbortCode::Timeout, message));
             }
             Phase::Delegated { .. } => self.ask_for_proof(id),
+            Phase::Saga => self.saga_is_late(id),
             Phase::Deciding | Phase::Committing | Phase::Aborting(_) | Phase::Ended(_) => {}
         }
     }

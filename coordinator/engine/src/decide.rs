@@ -44,7 +44,11 @@ impl Engine {
         };
         match &transaction.phase {
             Phase::Waiting { .. } | Phase::Active | Phase::Preparing | Phase::Delegated { .. } => {}
-            Phase::Deciding | Phase::Committing | Phase::Aborting(_) | Phase::Ended(_) => return,
+            Phase::Deciding
+            | Phase::Committing
+            | Phase::Aborting(_)
+            | Phase::Saga
+            | Phase::Ended(_) => return,
         }
         transaction.phase = Phase::Aborting(reason.clone());
         let executing: Vec<_> = transaction
@@ -120,6 +124,7 @@ impl Engine {
             | Phase::Preparing
             | Phase::Delegated { .. }
             | Phase::Deciding
+            | Phase::Saga
             | Phase::Ended(_) => return,
         };
         if transaction.phase == Phase::Committing {
@@ -141,7 +146,8 @@ impl Engine {
         let Some(transaction) = self.table.find_mut(&id) else {
             return;
         };
-        transaction.phase = Phase::Ended(outcome);
+        let parent = transaction.parent;
+        transaction.phase = Phase::Ended(outcome.clone());
         transaction.traceparent = String::new();
         let deadline = transaction.deadline;
         self.timers
@@ -149,6 +155,9 @@ impl Engine {
         self.table.retire(self.now, id);
         self.report_changed(&id);
         self.answer_waiters(&id);
+        if let Some(parent) = parent {
+            self.group_ended(parent, id, &outcome);
+        }
     }
 
     /// A one-phase branch found that its request id had committed before, as another transaction: that one is the answer.
@@ -209,6 +218,7 @@ impl Engine {
             | Phase::Active
             | Phase::Preparing
             | Phase::Deciding
+            | Phase::Saga
             | Phase::Ended(_) => None,
         }
     }

@@ -136,7 +136,9 @@ impl Engine {
             | Phase::Deciding
             | Phase::Committing
             | Phase::Aborting(_)
-            | Phase::Ended(Outcome::Committed | Outcome::Heuristic(_)) => {}
+            | Phase::Saga
+            | Phase::Ended(Outcome::Committed | Outcome::Compensated(_) | Outcome::Heuristic(_)) => {
+            }
         }
     }
 

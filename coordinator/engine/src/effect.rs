@@ -1,10 +1,11 @@
 //! Everything that the engine asks of its driver. By the time an effect is handed out, every record it depends on is durable.
 
 use crate::{
-    id::{BranchKey, ParticipantName, Seq, SessionId, Ticket, TransactionId},
+    id::{BranchKey, LockKey, ParticipantName, Seq, SessionId, Ticket, TransactionId},
     input::{Incarnation, Payload},
     outcome::{AbortReason, BranchState, TransactionState},
     record::Record,
+    saga::{Place, SagaView},
 };
 
 /// One thing to do.
@@ -59,6 +60,8 @@ pub enum Downward {
         continued: bool,
         /// What to run; `None` where it ran already.
         work: Option<Payload>,
+        /// Values that take the place of references in it; only in a saga's atomic group.
+        values: Vec<Bound>,
         /// Commit at once.
         one_phase: bool,
         /// For the marker row; may be empty.
@@ -102,6 +105,42 @@ pub enum Downward {
         /// The branch, or why not.
         result: Result<BranchKey, String>,
     },
+    /// Do a saga's step, or undo it.
+    RunStep {
+        /// The action's key, or the compensation's own.
+        key: BranchKey,
+        /// The step's name.
+        step: String,
+        /// One operation.
+        operation: Payload,
+        /// Values that take the place of references in it.
+        values: Vec<Bound>,
+        /// Where this is a compensation: what it undoes.
+        compensates: Option<Compensates>,
+        /// The result is wanted later.
+        keep_result: bool,
+        /// The saga's locks.
+        locks: Vec<LockKey>,
+        /// Their token.
+        token: u64,
+        /// Give up after this long.
+        timeout_ms: u64,
+        /// Counts from 1.
+        attempt: u32,
+        /// At most this long ago it was first sent; 0 where this is the first time.
+        age_ms: u64,
+        /// W3C trace context, or empty.
+        traceparent: String,
+    },
+    /// Tell whether a saga's step took effect.
+    SettleStep {
+        /// The action's key.
+        key: BranchKey,
+        /// Counts from 1.
+        attempt: u32,
+        /// At most this long ago it was first sent.
+        age_ms: u64,
+    },
     /// Report prepared branches.
     ListInDoubt,
     /// Settle a one-phase branch.
@@ -109,6 +148,41 @@ pub enum Downward {
         /// Which branch.
         key: BranchKey,
     },
+}
+
+/// What a compensation undoes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compensates {
+    /// The action's branch number.
+    pub branch: u32,
+    /// Whether the action took effect is not known.
+    pub unsettled: bool,
+    /// The action's result, JSON, where it is known.
+    pub result: Option<Payload>,
+}
+
+/// A value in the place of a reference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bound {
+    /// Where it goes.
+    pub place: Place,
+    /// The value.
+    pub value: Scalar,
+}
+
+/// A value out of a step's result.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    /// Null.
+    Null,
+    /// A truth value.
+    Boolean(bool),
+    /// An integer.
+    Integer(i64),
+    /// Any other number.
+    Float(f64),
+    /// Text.
+    Text(String),
 }
 
 /// An answer.
@@ -206,6 +280,14 @@ pub enum Refusal {
         /// Who.
         participant: String,
     },
+    /// The saga has no such step, or none that could be marked done now.
+    #[error("step {step:?} of {transaction} is not being tried now")]
+    StepNotTried {
+        /// Which saga.
+        transaction: TransactionId,
+        /// What was asked for.
+        step: String,
+    },
     /// There is no such branch, or it is settled.
     #[error("branch {0} is not waiting for its outcome")]
     BranchNotInDoubt(BranchKey),
@@ -234,8 +316,10 @@ pub struct TransactionView {
     pub state: TransactionState,
     /// Its branches.
     pub branches: Vec<BranchView>,
-    /// Why it was aborted.
+    /// Why it was aborted, or turned back.
     pub abort_reason: Option<AbortReason>,
+    /// Where it is a saga.
+    pub saga: Option<SagaView>,
 }
 
 /// A branch as shown.
@@ -269,6 +353,17 @@ pub enum Event {
         /// How.
         state: BranchState,
         /// What was said of it.
+        message: String,
+    },
+    /// A saga's step, or its compensation, was tried so often in vain that a human should look.
+    Stuck {
+        /// Which saga.
+        transaction: TransactionId,
+        /// Which step.
+        step: String,
+        /// Its compensation rather than its action.
+        compensation: bool,
+        /// What was said of it last.
         message: String,
     },
     /// A prepared branch that this coordinator must not touch was found.

@@ -1,6 +1,9 @@
 //! The door and the queue. What an input does stands in the file named after it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use crate::{
     admission::{Participant, Queue},
@@ -11,9 +14,12 @@ use crate::{
     input::{Incarnation, Input, Upward},
     lookup::Inquiry,
     record::Record,
+    replay::Start,
+    saga::{DoneStep, Locks, Parent},
     session::Session,
     table::Table,
     timer::{Timer, Timers},
+    transaction::Transaction,
 };
 
 /// Bounds and times.
@@ -70,6 +76,18 @@ pub(crate) enum Pending {
     },
     /// A whole checkpoint: segments before its beginning may go.
     Trim(Seq),
+    /// A saga's beginning.
+    SagaBegun(TransactionId),
+    /// A saga's turn.
+    SagaTurned(TransactionId),
+    /// A saga's atomic group that changed nothing.
+    GroupDone(Parent),
+    /// An operator's word on a saga's step.
+    StepResolved {
+        ticket: Ticket,
+        id: TransactionId,
+        step: DoneStep,
+    },
 }
 
 /// The protocol's state: see the crate's documentation for how it is driven.
@@ -89,6 +107,12 @@ pub struct Engine {
     pub(crate) inquiries: BTreeMap<TransactionId, Inquiry>,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) undelivered: usize,
+    pub(crate) locks: Locks,
+    /// Wall time at moment 0, in milliseconds since 1970.
+    unix_origin_ms: u64,
+    seed: u128,
+    /// Ids drawn from the seed so far.
+    drawn: u64,
     next_seq: Seq,
     durable: Seq,
     pending: VecDeque<(Seq, Pending)>,
@@ -96,13 +120,13 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(
-        settings: Settings,
-        log: LogId,
-        epoch: Epoch,
-        next_seq: Seq,
-        now: Moment,
-    ) -> Self {
+    pub(crate) fn new(settings: Settings, log: LogId, epoch: Epoch, start: Start) -> Self {
+        let Start {
+            next_seq,
+            now,
+            unix_ms,
+            seed,
+        } = start;
         Engine {
             settings,
             log,
@@ -118,6 +142,10 @@ impl Engine {
             inquiries: BTreeMap::new(),
             checkpoint: Checkpoint::default(),
             undelivered: 0,
+            locks: Locks::default(),
+            unix_origin_ms: unix_ms.saturating_sub(now.0),
+            seed,
+            drawn: 0,
             next_seq,
             durable: Seq(next_seq.0 - 1),
             pending: VecDeque::new(),
@@ -130,6 +158,7 @@ impl Engine {
         self.now = self.now.max(now);
         match input {
             Input::Submit(submit) => self.submit(submit),
+            Input::SubmitSaga(submit) => self.submit_saga(submit),
             Input::Begin(begin) => self.begin(begin),
             Input::Execute {
                 ticket,
@@ -164,6 +193,12 @@ impl Engine {
                 ticket,
                 transaction,
             } => self.retry(ticket, transaction),
+            Input::ResolveStep {
+                ticket,
+                transaction,
+                step,
+                reason,
+            } => self.resolve_step(ticket, transaction, step, reason),
             Input::Resolve {
                 ticket,
                 branch,
@@ -221,7 +256,18 @@ impl Engine {
 
     /// One transaction as it stands, if it is remembered.
     pub fn transaction(&self, id: &TransactionId) -> Option<TransactionView> {
-        self.table.find(id).map(|t| t.view())
+        self.table.find(id).map(|t| self.view(t))
+    }
+
+    fn view(&self, transaction: &Transaction) -> TransactionView {
+        let mut view = transaction.view();
+        view.saga = transaction.saga.as_ref().map(|saga| {
+            saga.view(
+                self.locks_in_the_way(&transaction.id),
+                transaction.is_ended(),
+            )
+        });
+        view
     }
 
     /// All that are remembered, newest first, from before `cursor`.
@@ -229,7 +275,31 @@ impl Engine {
         &self,
         cursor: Option<TransactionId>,
     ) -> impl Iterator<Item = TransactionView> {
-        self.table.before(cursor).map(|t| t.view())
+        self.table.before(cursor).map(|t| self.view(t))
+    }
+
+    /// The number of the next record.
+    pub(crate) fn next_seq(&self) -> Seq {
+        self.next_seq
+    }
+
+    /// Now, in milliseconds since 1970.
+    pub(crate) fn unix_ms(&self) -> u64 {
+        self.unix_origin_ms.saturating_add(self.now.0)
+    }
+
+    /// A fresh UUID v7: the time, then bits that nobody can guess who does not know the seed.
+    pub(crate) fn fresh_unique(&mut self) -> u128 {
+        self.drawn += 1;
+        let hash = |salt: u64| {
+            let mut hasher = DefaultHasher::new();
+            (self.seed, self.log, self.epoch, self.drawn, salt).hash(&mut hasher);
+            u128::from(hasher.finish())
+        };
+        let random = hash(1) << 64 | hash(2);
+        let (version, variant) = (0x7 << 76, 0x2 << 62);
+        let free = (1 << 80) - 1 & !(0xf << 76) & !(0x3 << 62);
+        u128::from(self.unix_ms() & 0xffff_ffff_ffff) << 80 | version | variant | random & free
     }
 
     fn message(&mut self, session: SessionId, message: Upward) {
@@ -248,6 +318,11 @@ impl Engine {
                 correlation,
                 transaction,
             } => self.enlist(session, correlation, transaction),
+            Upward::StepResult {
+                key,
+                attempt,
+                outcome,
+            } => self.step_result(session, key, attempt, outcome),
             Upward::InDoubt(found) => self.in_doubt_report(session, found),
             Upward::Proof { key, completion } => self.proof(session, key, completion),
         }
@@ -258,6 +333,7 @@ impl Engine {
             match timer {
                 Timer::Deadline(id) => self.time_is_up(id),
                 Timer::Deliver(key) => self.deliver_again(at, key),
+                Timer::Step(key) => self.step_is_due(at, key),
                 Timer::Inquiry(id) => self.inquiry_is_late(at, id),
                 Timer::Scan => self.scan(),
             }
@@ -284,6 +360,10 @@ impl Engine {
                     reason,
                 } => self.resolved(ticket, key, resolution, reason),
                 Pending::Trim(begin) => self.checkpoint_ended(begin),
+                Pending::SagaBegun(id) => self.saga_begun(id),
+                Pending::SagaTurned(id) => self.saga_turned(id),
+                Pending::GroupDone(parent) => self.group_done(parent),
+                Pending::StepResolved { ticket, id, step } => self.step_resolved(ticket, id, step),
             }
         }
     }

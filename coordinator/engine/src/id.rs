@@ -166,6 +166,46 @@ impl RequestId {
     }
 }
 
+/// The key of a lock: 1 to 128 bytes without control characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LockKey(Arc<str>);
+
+impl LockKey {
+    /// Takes a key of a fitting length, without control characters.
+    pub fn parse(text: &str) -> Option<Self> {
+        ((1..=128).contains(&text.len()) && !text.chars().any(char::is_control))
+            .then(|| LockKey(text.into()))
+    }
+
+    /// The key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The name of a saga's step: 1 to 48 of `[a-z0-9_-]`; not `transaction`, which references keep for themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StepName(Arc<str>);
+
+impl StepName {
+    /// Takes a name that fits.
+    pub fn parse(text: &str) -> Option<Self> {
+        (ParticipantName::parse(text).is_some() && text != "transaction")
+            .then(|| StepName(text.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -147,7 +147,10 @@ impl Engine {
                 | Phase::Delegated { .. }
                 | Phase::Deciding
                 | Phase::Committing
-                | Phase::Ended(Outcome::Committed | Outcome::Heuristic(None)),
+                | Phase::Saga
+                | Phase::Ended(
+                    Outcome::Committed | Outcome::Compensated(_) | Outcome::Heuristic(None),
+                ),
                 _,
             ) => {}
         }

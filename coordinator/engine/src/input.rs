@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
-    id::{BranchKey, Epoch, ParticipantName, RequestId, Seq, SessionId, Ticket, TransactionId},
+    id::{
+        BranchKey, Epoch, LockKey, ParticipantName, RequestId, Seq, SessionId, Ticket,
+        TransactionId,
+    },
     outcome::{AbortReason, Resolution},
+    saga::StepDefinition,
 };
 
 /// Work for a participant, or a result of it, encoded by the driver; the engine never looks inside.
@@ -15,6 +19,8 @@ pub type Payload = Arc<[u8]>;
 pub enum Input {
     /// A client gives a whole transaction.
     Submit(Submit),
+    /// A client gives a whole saga.
+    SubmitSaga(SubmitSaga),
     /// A client opens an interactive transaction.
     Begin(Begin),
     /// A client runs an operation in an open transaction.
@@ -37,7 +43,7 @@ pub enum Input {
         /// Answer at the durable decision rather than when every branch has committed.
         answer_decided: bool,
     },
-    /// A client or an operator aborts an undecided transaction.
+    /// A client or an operator aborts an undecided transaction, or cancels a saga.
     Abort {
         /// Who waits.
         ticket: Ticket,
@@ -79,6 +85,17 @@ pub enum Input {
         /// Which.
         transaction: TransactionId,
     },
+    /// An operator did a saga's step, or its compensation, by hand.
+    ResolveStep {
+        /// Who waits.
+        ticket: Ticket,
+        /// Which saga.
+        transaction: TransactionId,
+        /// Which step, by name.
+        step: String,
+        /// Why.
+        reason: String,
+    },
     /// An operator settled a branch by hand.
     Resolve {
         /// Who waits.
@@ -111,6 +128,33 @@ pub struct Submit {
     pub timeout_ms: u64,
     /// Answer at the durable decision rather than when every branch has committed.
     pub answer_decided: bool,
+    /// W3C trace context, or empty.
+    pub traceparent: String,
+}
+
+/// A saga.
+#[derive(Clone, Debug)]
+pub struct SubmitSaga {
+    /// Who waits.
+    pub ticket: Ticket,
+    /// A fresh UUID v7.
+    pub unique: u128,
+    /// The client's idempotency key.
+    pub request_id: Option<RequestId>,
+    /// A hash of the content.
+    pub fingerprint: u64,
+    /// Its steps, not yet checked against one another.
+    pub steps: Vec<StepDefinition>,
+    /// Keys that no other saga may hold until this one has ended.
+    pub locks: Vec<LockKey>,
+    /// Milliseconds to wait for them.
+    pub lock_timeout_ms: u64,
+    /// Milliseconds since the client first sent the request id; 0 the first time.
+    pub age_ms: u64,
+    /// Milliseconds from its beginning until it turns back, unless it is past its pivot.
+    pub timeout_ms: u64,
+    /// Answer when its beginning is durable rather than at its end.
+    pub answer_accepted: bool,
     /// W3C trace context, or empty.
     pub traceparent: String,
 }
@@ -149,6 +193,8 @@ pub struct Opened {
     pub capacity: u32,
     /// It can prove a one-phase commit.
     pub one_phase: bool,
+    /// It can tell whether a saga's step took effect.
+    pub settles_steps: bool,
     /// Prepared branches in the database.
     pub in_doubt: Vec<Found>,
 }
@@ -197,6 +243,15 @@ pub enum Upward {
     },
     /// Answer to a list-in-doubt.
     InDoubt(Vec<Found>),
+    /// Answer to a run-step or a settle-step.
+    StepResult {
+        /// Which action or compensation.
+        key: BranchKey,
+        /// From the request.
+        attempt: u32,
+        /// What became of it.
+        outcome: StepOutcome,
+    },
     /// Answer to a prove.
     Proof {
         /// Which branch.
@@ -222,6 +277,23 @@ pub enum Vote {
     No(AbortReason),
     /// One phase: rolled back, because the request id had committed before.
     Duplicate(TransactionId),
+}
+
+/// What became of a saga's step, or of a compensation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StepOutcome {
+    /// It took effect, now or before; with its result as JSON, which may be empty.
+    Done(Payload),
+    /// It took no effect, and trying again is of no use.
+    Refused(AbortReason),
+    /// It took no effect, but may when tried again.
+    Failed(AbortReason),
+    /// Whether it took effect is not known.
+    Unknown(String),
+    /// It is at work still.
+    Working(String),
+    /// It took no effect, and never will.
+    Never,
 }
 
 /// What became of a branch.

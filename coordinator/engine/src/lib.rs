@@ -40,22 +40,32 @@ mod record;
 mod record_text;
 mod replay;
 mod resolve;
+mod saga;
 mod session;
 mod table;
 mod timer;
 mod transaction;
 
-pub use effect::{Answer, BranchView, Downward, Effect, Event, Refusal, TransactionView};
+pub use effect::{
+    Answer, Bound, BranchView, Compensates, Downward, Effect, Event, Refusal, Scalar,
+    TransactionView,
+};
 pub use engine::{Engine, Settings};
 pub use id::{
-    BranchKey, Epoch, LogId, MalformedId, Moment, ParticipantName, RequestId, Seq, SessionId,
-    Ticket, TransactionId,
+    BranchKey, Epoch, LockKey, LogId, MalformedId, Moment, ParticipantName, RequestId, Seq,
+    SessionId, StepName, Ticket, TransactionId,
 };
 pub use in_doubt::{InDoubtView, Kind as InDoubtKind};
 pub use input::{
-    Begin, Completion, Found, Incarnation, Input, Opened, Payload, Submit, Upward, Vote,
+    Begin, Completion, Found, Incarnation, Input, Opened, Payload, StepOutcome, Submit, SubmitSaga,
+    Upward, Vote,
 };
 pub use outcome::{AbortCode, AbortReason, BranchState, Resolution, TransactionState};
 pub use record::{DecidedBranch, Decision, DecodeError, Heuristic, HeuristicKind, Record};
-pub use replay::Replay;
+pub use replay::{Replay, Start};
+pub use saga::{
+    Argument, Binding, DoneStep, Kind as StepKind, LockView, MalformedReference, Parent, Place,
+    Reference, RetryPolicy, SagaBegin, SagaRecord, SagaView, StepDefinition, StepState, StepView,
+    StepWork, Work,
+};
 pub use session::{ParticipantView, SessionView};

@@ -242,6 +242,8 @@ impl Engine {
             waiters: Vec::new(),
             branches: Vec::new(),
             phase: Phase::Ended(outcome),
+            saga: None,
+            parent: None,
         });
         self.table.retire(self.now, id);
     }
@@ -256,5 +258,6 @@ fn presumed_aborted(id: TransactionId) -> TransactionView {
         state: TransactionState::Aborted,
         branches: Vec::new(),
         abort_reason: Some(AbortReason::own(AbortCode::BranchLost, message)),
+        saga: None,
     }
 }

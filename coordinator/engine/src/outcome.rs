@@ -64,6 +64,12 @@ pub enum TransactionState {
     Aborted,
     /// A branch went against the decision.
     Heuristic,
+    /// A saga on its way forward.
+    Running,
+    /// A saga that undoes what it did.
+    Compensating,
+    /// A saga of which nothing is left.
+    Compensated,
 }
 
 /// Where a branch stands.

@@ -74,7 +74,8 @@ impl Engine {
                 transaction: id,
                 branch: branch.number,
             };
-            prepares.push((session, key, branch.work.take()));
+            let values = std::mem::take(&mut branch.values);
+            prepares.push((session, key, branch.work.take(), values));
         }
         // Only branch 1: that is the one whose marker a look-up asks for after a restart, when nothing else is known of the transaction.
         let only = prepares.len() == 1 && prepares[0].1.branch == LOOKED_UP;
@@ -89,7 +90,7 @@ impl Engine {
             Phase::Preparing
         };
         self.report_changed(&id);
-        for (session, key, work) in prepares {
+        for (session, key, work, values) in prepares {
             let (request_id, traceparent) = (request_id.clone(), traceparent.clone());
             self.send(
                 session,
@@ -97,6 +98,7 @@ impl Engine {
                     key,
                     continued,
                     work,
+                    values,
                     one_phase,
                     request_id,
                     timeout_ms,
@@ -131,7 +133,11 @@ impl Engine {
             Phase::Active => {
                 self.mistake(session, format!("vote for {key}, which was not asked for"))
             }
-            Phase::Waiting { .. } | Phase::Deciding | Phase::Committing | Phase::Ended(_) => {}
+            Phase::Waiting { .. }
+            | Phase::Deciding
+            | Phase::Committing
+            | Phase::Saga
+            | Phase::Ended(_) => {}
         }
     }
 

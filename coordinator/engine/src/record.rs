@@ -12,6 +12,7 @@ use prost::{Message, Oneof};
 use crate::{
     id::{BranchKey, Epoch, MalformedId, ParticipantName, RequestId, TransactionId},
     outcome::Resolution,
+    saga::{Parent, SagaRecord, WireSaga},
 };
 
 const VERSION: u8 = 1;
@@ -64,6 +65,8 @@ pub enum Record {
     },
     /// The checkpoint is whole: older segments may go.
     CheckpointEnd,
+    /// Of a saga.
+    Saga(SagaRecord),
 }
 
 /// A decision to commit.
@@ -79,6 +82,8 @@ pub struct Decision {
     pub branches: Vec<DecidedBranch>,
     /// W3C trace context, or empty.
     pub traceparent: String,
+    /// Where it is the atomic group of a saga's step.
+    pub parent: Option<Parent>,
 }
 
 /// A branch that must commit.
@@ -195,6 +200,7 @@ impl Record {
                 heuristics: wire_heuristics(heuristics),
             }),
             Record::CheckpointEnd => Kind::CheckpointEnd(true),
+            Record::Saga(record) => Kind::Saga(record.to_wire()),
         }
     }
 
@@ -239,13 +245,14 @@ impl Record {
                 heuristics: heuristics(entry.heuristics)?,
             },
             Kind::CheckpointEnd(_) => Record::CheckpointEnd,
+            Kind::Saga(record) => Record::Saga(SagaRecord::from_wire(record)?),
         })
     }
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Wire {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     kind: Option<Kind>,
 }
 
@@ -267,6 +274,8 @@ enum Kind {
     CheckpointTransaction(WireCheckpointTransaction),
     #[prost(bool, tag = "8")]
     CheckpointEnd(bool),
+    #[prost(message, tag = "9")]
+    Saga(WireSaga),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -289,6 +298,12 @@ struct WireDecision {
     branches: Vec<WireBranch>,
     #[prost(string, tag = "5")]
     traceparent: String,
+    /// Of its saga; empty where it has none.
+    #[prost(string, tag = "6")]
+    saga: String,
+    /// The step's position, from 0.
+    #[prost(uint32, tag = "7")]
+    step: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -369,6 +384,11 @@ impl From<&Decision> for WireDecision {
                 })
                 .collect(),
             traceparent: decision.traceparent.clone(),
+            saga: decision
+                .parent
+                .map(|p| p.saga.to_string())
+                .unwrap_or_default(),
+            step: decision.parent.map_or(0, |p| p.step as u32),
         }
     }
 }
@@ -390,6 +410,14 @@ impl TryFrom<WireDecision> for Decision {
             fingerprint: wire.fingerprint,
             branches: branches.collect::<Result<_, DecodeError>>()?,
             traceparent: wire.traceparent,
+            parent: if wire.saga.is_empty() {
+                None
+            } else {
+                Some(Parent {
+                    saga: wire.saga.parse()?,
+                    step: wire.step as usize,
+                })
+            },
         })
     }
 }
@@ -432,11 +460,11 @@ fn heuristics(wire: Vec<WireHeuristic>) -> Result<Vec<Heuristic>, DecodeError> {
         .collect()
 }
 
-fn name(text: &str) -> Result<ParticipantName, DecodeError> {
+pub(crate) fn name(text: &str) -> Result<ParticipantName, DecodeError> {
     ParticipantName::parse(text).ok_or_else(|| malformed("participant name"))
 }
 
-fn malformed(what: &str) -> DecodeError {
+pub(crate) fn malformed(what: &str) -> DecodeError {
     DecodeError::Malformed(what.into())
 }
 

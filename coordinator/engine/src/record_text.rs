@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     outcome::Resolution,
     record::{DecidedBranch, Decision, Heuristic, HeuristicKind, Record},
+    saga::{DoneStep, Parent, SagaBegin, SagaRecord},
 };
 
 impl fmt::Display for Record {
@@ -55,6 +56,7 @@ impl fmt::Display for Record {
                 list(f, heuristics)
             }
             Self::CheckpointEnd => f.write_str("checkpoint ends"),
+            Self::Saga(record) => write!(f, "saga {record}"),
         }
     }
 }
@@ -64,6 +66,9 @@ impl fmt::Display for Decision {
         write!(f, "{}", self.transaction)?;
         if let Some(request) = &self.request_id {
             write!(f, ", request {}", request.as_str())?;
+        }
+        if let Some(Parent { saga, step }) = &self.parent {
+            write!(f, ", step {} of saga {saga}", step + 1)?;
         }
         for branch in &self.branches {
             let DecidedBranch {
@@ -75,6 +80,64 @@ impl fmt::Display for Decision {
             if !proof.is_empty() {
                 write!(f, " (proof {proof})")?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SagaRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Begin(begin) => write!(f, "begins: {begin}"),
+            Self::Step { transaction, step } => write!(f, "{transaction}: {step}"),
+            Self::Turn {
+                transaction,
+                reason,
+                unsettled,
+            } => {
+                write!(f, "{transaction} turns back: {}", reason.message)?;
+                for position in unsettled {
+                    write!(f, ", step {} unsettled", position + 1)?;
+                }
+                Ok(())
+            }
+            Self::Resolve { transaction, step } => write!(f, "{transaction}: {step}"),
+            Self::End { transaction, .. } => write!(f, "{transaction} ends"),
+            Self::Checkpoint {
+                begin, turn, ended, ..
+            } => {
+                let state = match (ended, turn) {
+                    (true, _) => "ended",
+                    (false, Some(_)) => "on its way back",
+                    (false, None) => "on its way forward",
+                };
+                write!(f, "in the checkpoint, {state}: {begin}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for SagaBegin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.transaction)?;
+        if let Some(request) = &self.request_id {
+            write!(f, ", request {}", request.as_str())?;
+        }
+        let names: Vec<_> = self.steps.iter().map(|step| step.name.as_str()).collect();
+        write!(f, ", steps {}", names.join(" "))?;
+        for key in &self.locks {
+            write!(f, ", lock {}", key.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for DoneStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.compensation { "undone" } else { "done" };
+        write!(f, "step {} {what}", self.position + 1)?;
+        if !self.resolution.is_empty() {
+            write!(f, " by hand: {}", self.resolution)?;
         }
         Ok(())
     }

@@ -29,7 +29,20 @@ pub struct Replay {
     forgotten: Option<TransactionId>,
     checkpoint: Checkpointed,
     participants: BTreeMap<ParticipantName, bool>,
-    transactions: BTreeMap<TransactionId, Transaction>,
+    pub(crate) transactions: BTreeMap<TransactionId, Transaction>,
+}
+
+/// What a new incarnation starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// The number that the log gives to the next record.
+    pub next_seq: Seq,
+    /// Now.
+    pub now: Moment,
+    /// The same in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Random bits, for the ids of atomic groups.
+    pub seed: u128,
 }
 
 impl Default for Replay {
@@ -80,6 +93,7 @@ impl Replay {
                     }],
                 );
             }
+            Record::Saga(record) => self.apply_saga(record),
             Record::CheckpointBegin { epoch, forgotten } => {
                 self.epoch = self.epoch.max(epoch);
                 self.forgotten = self.forgotten.max(forgotten);
@@ -136,6 +150,8 @@ impl Replay {
                 })
                 .collect(),
             phase: Phase::Committing,
+            saga: None,
+            parent: decision.parent,
         });
     }
 
@@ -191,10 +207,10 @@ impl Replay {
     }
 
     /// The log is read to its end, and synced: a new incarnation begins. Its first effect appends its epoch; nothing may be asked of it before
-    /// that is durable. `next_seq` is the number that the log gives to the next record.
-    pub fn start(self, log: LogId, settings: Settings, next_seq: Seq, now: Moment) -> Engine {
-        let epoch = Epoch(self.epoch.0 + 1);
-        let mut engine = Engine::new(settings, log, epoch, next_seq, now);
+    /// that is durable.
+    pub fn start(self, log: LogId, settings: Settings, start: Start) -> Engine {
+        let (epoch, now) = (Epoch(self.epoch.0 + 1), start.now);
+        let mut engine = Engine::new(settings, log, epoch, start);
         engine.append_then(Record::Epoch(epoch), Pending::Epoch);
         for (name, one_phase) in self.participants {
             let participant = engine.participants.entry(name).or_default();
@@ -207,6 +223,7 @@ impl Replay {
         }
         for (id, transaction) in self.transactions {
             let committing = transaction.phase == Phase::Committing;
+            let live_saga = transaction.phase == Phase::Saga;
             engine.table.insert(transaction);
             if committing {
                 engine.undelivered += 1;
@@ -214,10 +231,11 @@ impl Replay {
                     engine.deliver(key);
                 }
                 engine.end_if_settled(id);
-            } else {
+            } else if !live_saga {
                 engine.table.retire(now, id);
             }
         }
+        engine.resume_sagas();
         engine
     }
 }

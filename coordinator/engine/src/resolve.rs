@@ -11,6 +11,7 @@ use crate::{
 
 impl Engine {
     pub(crate) fn retry(&mut self, ticket: Ticket, id: TransactionId) {
+        self.retry_saga(id);
         if self.is_in_delivery(&id) {
             for key in self.unsettled(&id) {
                 self.deliver(key);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    admission::Claim,
     effect::{Downward, Effect, Refusal},
     engine::{Engine, Pending},
     id::{BranchKey, ParticipantName, SessionId},
@@ -20,6 +21,7 @@ pub(crate) struct Session {
     pub(crate) resource: String,
     pub(crate) capacity: u32,
     pub(crate) one_phase: bool,
+    pub(crate) settles_steps: bool,
     /// Branches that hold its slots.
     pub(crate) held: BTreeSet<BranchKey>,
     /// What its hello reported, until it is welcomed.
@@ -85,6 +87,7 @@ impl Engine {
             resource: opened.resource,
             capacity: opened.capacity.max(1),
             one_phase: opened.one_phase,
+            settles_steps: opened.settles_steps,
             held: BTreeSet::new(),
             in_doubt: opened.in_doubt,
         };
@@ -145,6 +148,9 @@ impl Engine {
         let Some(transaction) = self.table.find_mut(&key.transaction) else {
             return;
         };
+        if transaction.saga.is_some() {
+            return self.step_cut_off(key);
+        }
         let phase = transaction.phase.clone();
         let Some(branch) = transaction.branch_mut(key.branch) else {
             return;
@@ -173,21 +179,34 @@ impl Engine {
                 self.settle(key, BranchState::Aborted);
                 self.end_if_settled(key.transaction);
             }
-            Phase::Waiting { .. } | Phase::Deciding | Phase::Ended(_) => {}
+            Phase::Waiting { .. } | Phase::Deciding | Phase::Saga | Phase::Ended(_) => {}
         }
     }
 
     /// Transactions that wait for a participant that is gone are given back untouched: the client may try again.
     fn drop_waiting(&mut self, name: &ParticipantName) {
-        let waiting = self
-            .participants
-            .get(name)
-            .map(|p| p.waiting.values().copied().collect::<Vec<_>>());
+        let transaction = |claim: &Claim| match claim {
+            Claim::Transaction(id) => Some(*id),
+            Claim::Step(..) => None, // A saga waits, for as long as its time allows.
+        };
+        let waiting = self.participants.get(name).map(|p| {
+            p.waiting
+                .values()
+                .filter_map(transaction)
+                .collect::<Vec<_>>()
+        });
         for id in waiting.unwrap_or_default() {
             self.leave_queue(&id);
             let Some(transaction) = self.table.remove(&id) else {
                 continue;
             };
+            if let Some(parent) = transaction.parent {
+                let message = "a participant is not connected";
+                self.group_failed(
+                    parent,
+                    AbortReason::own(AbortCode::ParticipantUnavailable, message),
+                );
+            }
             self.timers
                 .clear(transaction.deadline, crate::timer::Timer::Deadline(id));
             for ticket in transaction.waiters {

@@ -11,6 +11,8 @@ pub(crate) enum Timer {
     Deadline(TransactionId),
     /// A decision, or a question for proof, is to be sent again.
     Deliver(BranchKey),
+    /// A saga's step, or its compensation, is overdue or to be tried again.
+    Step(BranchKey),
     /// A question about an earlier epoch's transaction was not answered.
     Inquiry(TransactionId),
     /// Ask the participants for their prepared branches.

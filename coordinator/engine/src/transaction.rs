@@ -1,11 +1,12 @@
 //! One transaction: its branches, and the phase it is in.
 
 use crate::{
-    effect::{BranchView, TransactionView},
+    effect::{Bound, BranchView, TransactionView},
     id::{BranchKey, Moment, ParticipantName, RequestId, SessionId, Ticket, TransactionId},
     input::Payload,
     outcome::{AbortReason, BranchState, TransactionState},
     record::{DecidedBranch, Decision},
+    saga::{Parent, Saga},
 };
 
 /// A transaction that the engine remembers.
@@ -22,6 +23,10 @@ pub(crate) struct Transaction {
     pub(crate) waiters: Vec<Ticket>,
     pub(crate) branches: Vec<Branch>,
     pub(crate) phase: Phase,
+    /// Where it is a saga; it has no branches then.
+    pub(crate) saga: Option<Box<Saga>>,
+    /// Where it is the atomic group of a saga's step.
+    pub(crate) parent: Option<Parent>,
 }
 
 /// Where it is. The diagram stands in the crate's documentation.
@@ -41,6 +46,8 @@ pub(crate) enum Phase {
     Committing,
     /// Will not commit.
     Aborting(AbortReason),
+    /// A saga that has not ended; it has phases of its own.
+    Saga,
     /// Over.
     Ended(Outcome),
 }
@@ -50,6 +57,8 @@ pub(crate) enum Phase {
 pub(crate) enum Outcome {
     Committed,
     Aborted(AbortReason),
+    /// A saga of which nothing is left, for this reason.
+    Compensated(AbortReason),
     /// Decided (commit, or abort for a reason), but a branch went against it.
     Heuristic(Option<AbortReason>),
 }
@@ -63,6 +72,8 @@ pub(crate) struct Branch {
     pub(crate) session: Option<SessionId>,
     /// What to run at prepare.
     pub(crate) work: Option<Payload>,
+    /// Values that take the place of references in it.
+    pub(crate) values: Vec<Bound>,
     pub(crate) state: BranchState,
     pub(crate) proof: String,
     pub(crate) attempts: u32,
@@ -83,6 +94,7 @@ impl Branch {
             participant,
             session: None,
             work,
+            values: Vec::new(),
             state: BranchState::Waiting,
             proof: String::new(),
             attempts: 0,
@@ -137,6 +149,7 @@ impl Transaction {
                 })
                 .collect(),
             traceparent: self.traceparent.clone(),
+            parent: self.parent,
         }
     }
 
@@ -150,7 +163,12 @@ impl Transaction {
             Phase::Committing => TransactionState::Committing,
             Phase::Aborting(_) => TransactionState::Aborting,
             Phase::Ended(Outcome::Committed) => TransactionState::Committed,
+            Phase::Saga => self
+                .saga
+                .as_ref()
+                .map_or(TransactionState::Running, |s| s.state()),
             Phase::Ended(Outcome::Aborted(_)) => TransactionState::Aborted,
+            Phase::Ended(Outcome::Compensated(_)) => TransactionState::Compensated,
             Phase::Ended(Outcome::Heuristic(_)) => TransactionState::Heuristic,
         }
     }
@@ -158,9 +176,12 @@ impl Transaction {
     pub(crate) fn abort_reason(&self) -> Option<&AbortReason> {
         match &self.phase {
             Phase::Aborting(reason)
-            | Phase::Ended(Outcome::Aborted(reason) | Outcome::Heuristic(Some(reason))) => {
-                Some(reason)
-            }
+            | Phase::Ended(
+                Outcome::Aborted(reason)
+                | Outcome::Compensated(reason)
+                | Outcome::Heuristic(Some(reason)),
+            ) => Some(reason),
+            Phase::Saga => self.saga.as_ref().and_then(|saga| saga.turn_reason()),
             Phase::Waiting { .. }
             | Phase::Active
             | Phase::Preparing
@@ -182,6 +203,7 @@ impl Transaction {
             state: self.state(),
             branches: self.branches.iter().map(Branch::view).collect(),
             abort_reason: self.abort_reason().cloned(),
+            saga: None,
         }
     }
 }
