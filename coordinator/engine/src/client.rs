@@ -521,6 +521,7 @@ impl Engine {
         for id in self.sagas_without_locks() {
             self.give_up_locks(id, reason.clone());
         }
+        self.interrupt_sagas();
         let open = |t: &&Transaction| matches!(t.phase, Phase::Waiting { .. } | Phase::Active);
         let undecided: Vec<_> = self.table.after(None).filter(open).map(|t| t.id).collect();
         for id in undecided {

@@ -250,6 +250,9 @@ pub enum Refusal {
     /// The coordinator is on its way down.
     #[error("the coordinator is draining; try another, or again after its restart")]
     Draining,
+    /// The coordinator is on its way down, and the saga goes on after its restart.
+    #[error("the coordinator is going down; saga {0} goes on after its restart, so ask again then")]
+    Interrupted(TransactionId),
     /// Nothing is known of it, and nothing can be presumed.
     #[error("transaction {0} is unknown here")]
     TransactionUnknown(String),

@@ -74,7 +74,7 @@ pub enum Input {
     Durable(Seq),
     /// A deadline has come.
     Tick,
-    /// Take no new transactions; abort those that are not yet committing once their time is up.
+    /// Take no new transactions; abort those that are not yet committing once their time is up; start no steps of sagas any more.
     Drain,
     /// The log has begun a new segment: carry over what is live, so that old ones can go.
     Checkpoint,

@@ -14,6 +14,7 @@
 
 mod begin;
 mod definition;
+mod drain;
 mod end;
 mod group;
 mod lock;
