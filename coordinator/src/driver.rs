@@ -10,13 +10,12 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::Sender as JobSender,
     },
-    time::Duration,
 };
 
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -26,6 +25,7 @@ use unanimity_engine::{
 };
 
 use crate::{
+    clock::{Clock, Now},
     error::Refused,
     log::{Entry, Job, Report},
     outlet::Outlet,
@@ -37,8 +37,6 @@ const TURN: usize = 1_024;
 const QUEUE: usize = 8_192;
 /// Changes that a watcher may lie behind.
 const WATCH_LAG: usize = 4_096;
-/// Wake up at least so often, so that sleeping has an end.
-const IDLE: Duration = Duration::from_secs(3_600);
 
 /// Reads the engine; must be short, since everything else waits.
 type Query = Box<dyn FnOnce(&Engine) + Send>;
@@ -67,8 +65,8 @@ pub(crate) type Change = Arc<TransactionView>;
 pub(crate) struct Progress {
     /// The last durable record.
     pub(crate) durable: Seq,
-    /// Transactions that have not ended.
-    pub(crate) in_flight: usize,
+    /// It was told to drain, and nothing is left to wait for.
+    pub(crate) drained: bool,
 }
 
 /// Speaks with the driver.
@@ -79,6 +77,7 @@ pub(crate) struct Handle {
     progress: watch::Receiver<Progress>,
     tickets: Arc<AtomicU64>,
     sessions: Arc<AtomicU64>,
+    clock: Clock,
     /// Whose engine it is.
     pub(crate) incarnation: Incarnation,
 }
@@ -147,6 +146,11 @@ impl Handle {
         SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Now, on the engine's clock and on the world's.
+    pub(crate) fn now(&self) -> Now {
+        self.clock.now()
+    }
+
     /// Changes from now on.
     pub(crate) fn watch(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
@@ -191,28 +195,6 @@ pub(crate) struct Running {
     pub(crate) task: JoinHandle<()>,
 }
 
-/// The clock of one engine.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    /// Starts now.
-    pub(crate) fn start() -> Self {
-        Clock(Instant::now())
-    }
-
-    /// The moment that is now.
-    pub(crate) fn now(self) -> Moment {
-        Moment(self.0.elapsed().as_millis() as u64)
-    }
-
-    /// Never earlier than the moment, which is rounded down.
-    fn instant(self, moment: Moment) -> Instant {
-        let bounded = Duration::from_millis(moment.0).min(self.0.elapsed() + IDLE);
-        self.0 + bounded
-    }
-}
-
 /// Starts the driver of an engine.
 pub(crate) fn start(
     engine: Engine,
@@ -230,6 +212,7 @@ pub(crate) fn start(
         progress,
         tickets: Arc::new(AtomicU64::new(1)),
         sessions: Arc::new(AtomicU64::new(1)),
+        clock,
         incarnation: engine.incarnation(),
     };
     let driver = Driver {
@@ -251,7 +234,7 @@ pub(crate) fn start(
 fn seen(engine: &Engine) -> Progress {
     Progress {
         durable: engine.durable(),
-        in_flight: engine.in_flight(),
+        drained: engine.is_drained(),
     }
 }
 
@@ -307,7 +290,7 @@ impl Driver {
             if self
                 .engine
                 .next_deadline()
-                .is_some_and(|deadline| deadline <= self.clock.now())
+                .is_some_and(|deadline| deadline <= self.clock.moment())
             {
                 self.feed(Input::Tick);
             }
@@ -352,7 +335,7 @@ impl Driver {
         if let Input::SessionClosed(session) = &input {
             self.outlets.remove(session);
         }
-        self.engine.handle(self.clock.now(), input);
+        self.engine.handle(self.clock.moment(), input);
         self.drain();
     }
 
@@ -430,6 +413,19 @@ impl Driver {
                 message,
             } => {
                 error!(branch = %key, %participant, ?state, message, "a branch went against the decision; a human must look");
+            }
+            Event::Stuck {
+                transaction,
+                step,
+                compensation,
+                message,
+            } => {
+                let what = if compensation {
+                    "compensation"
+                } else {
+                    "action"
+                };
+                error!(%transaction, step, what, message, "a saga's step is tried again and again in vain; a human must look");
             }
             Event::Untouchable {
                 participant,

@@ -12,6 +12,7 @@
 
 mod arguments;
 mod catalog;
+mod clock;
 mod config;
 mod driver;
 mod error;

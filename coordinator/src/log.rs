@@ -424,7 +424,7 @@ fn fail_stop(failure: &WalError) -> ! {
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc::unbounded_channel;
-    use unanimity_engine::{Epoch, Moment, Settings};
+    use unanimity_engine::{Epoch, Moment, Settings, Start};
 
     use super::*;
 
@@ -457,9 +457,13 @@ mod tests {
 
         let again = open(directory.path(), SEGMENT).expect("a log");
         assert_eq!(again.next, Seq(4));
-        let engine = again
-            .replay
-            .start(again.log, Settings::default(), again.next, Moment(0));
+        let start = Start {
+            next_seq: again.next,
+            now: Moment(0),
+            unix_ms: 0,
+            seed: 0,
+        };
+        let engine = again.replay.start(again.log, Settings::default(), start);
         assert_eq!(engine.incarnation().epoch, Epoch(4), "all three were read");
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bind ─▶ answer health checks: not serving ─▶ read the log ─▶ make the new epoch durable ─▶ serve
-//! serve ─shutdown▶ health: not serving, no new transactions ─▶ nothing in flight, or time is up ─▶ close sessions ─▶ write the log out
+//! serve ─shutdown▶ health: not serving, no new transactions ─▶ nothing to wait for, or time is up ─▶ close sessions ─▶ write the log out
 //! ```
 
 use std::{
@@ -26,16 +26,18 @@ use tonic::transport::{
 };
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 use tracing::{info, warn};
-use unanimity_engine::Input;
+use unanimity_engine::{Input, Start};
 use unanimity_proto::v1::{
     admin_service_server::AdminServiceServer, participant_service_server::ParticipantServiceServer,
     transaction_service_server::TransactionServiceServer,
 };
 use unanimity_wal::WalError;
+use uuid::Uuid;
 
 use crate::{
+    clock::Clock,
     config::{Config, Tls},
-    driver::{self, Clock, Running},
+    driver::{self, Running},
     exit::{self, Failure},
     health::Health,
     log::{self, LogThread, OpenError},
@@ -152,24 +154,34 @@ impl Coordinator {
         ended
     }
 
-    /// Takes nothing new, and waits for what is in flight.
+    /// Takes nothing new, and waits for what is in flight; of sagas only for the steps that are on their way.
     async fn drain(&self) {
         let handle = &self.core.running.handle;
         info!(timeout = ?self.config.drain_timeout, "draining");
         if handle.feed(vec![Input::Drain]).await.is_err() {
             return;
         }
-        let empty = handle.reached(|progress| progress.in_flight == 0);
-        if timeout(self.config.drain_timeout, empty).await.is_err() {
-            let left = handle
-                .read(|engine| (engine.in_flight(), engine.undelivered()))
-                .await;
-            let (in_flight, undelivered) = left.unwrap_or_default();
+        let drained = handle.reached(|progress| progress.drained);
+        let in_time = timeout(self.config.drain_timeout, drained).await.is_ok();
+        let left = handle
+            .read(|engine| {
+                (
+                    engine.in_flight(),
+                    engine.undelivered(),
+                    engine.live_sagas(),
+                )
+            })
+            .await;
+        let (in_flight, undelivered, sagas) = left.unwrap_or_default();
+        if !in_time {
             warn!(
                 in_flight,
                 undelivered,
-                "time is up for draining; what is decided goes on after the next start, the rest is aborted"
+                sagas,
+                "time is up for draining; what is decided goes on after the next start, and so do sagas; the rest is aborted"
             );
+        } else if sagas > 0 {
+            info!(sagas, "drained; sagas go on after the next start");
         }
     }
 }
@@ -191,7 +203,14 @@ impl Core {
             .map_err(|error| failure(&error))?;
         let (clock, epoch_seq) = (Clock::start(), opened.next);
         let replay = std::mem::take(&mut opened.replay);
-        let engine = replay.start(opened.log, config.limits, opened.next, clock.now());
+        let now = clock.now();
+        let start = Start {
+            next_seq: opened.next,
+            now: now.moment,
+            unix_ms: now.unix_ms,
+            seed: Uuid::new_v4().as_u128(),
+        };
+        let engine = replay.start(opened.log, config.limits, start);
         let (reports, heard) = mpsc::unbounded_channel();
         let log = log::start(opened, reports).context("the log thread can't be started")?;
         let running = driver::start(engine, clock, log.jobs.clone(), heard);

@@ -206,6 +206,7 @@ fn hello(session: SessionId, first: v1::SessionRequest) -> Result<(Opened, Signa
         resource: short("hello.resource", hello.resource)?,
         capacity: hello.capacity,
         one_phase: hello.one_phase,
+        settles_steps: hello.settles_steps,
         in_doubt: wire::found(hello.in_doubt),
     };
     Ok((opened, Signatures::parse(policy, hello.operations)?))
