@@ -14,7 +14,7 @@ use crate::{
 ///
 /// It needs a directory of its own for its log, on a disk that keeps what it has synced. Applications and participants dial the address
 /// that it listens on. Stop it with SIGTERM or SIGINT: it takes no new transactions, lets those in flight end, and exits; what is decided
-/// and not delivered by then goes on after the next start.
+/// and not delivered by then goes on after the next start, and so do sagas.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(
     name = "unanimity-coordinator",
@@ -66,7 +66,15 @@ pub struct Arguments {
     #[arg(long, value_name = "SPAN", env = "UNANIMITY_TIMEOUT_MAX")]
     pub timeout_max: Option<Span>,
 
-    /// How long to wait at the end for transactions in flight [default: 10s].
+    /// How long a saga may take before it turns back, where its request does not say [default: 1h].
+    #[arg(long, value_name = "SPAN", env = "UNANIMITY_SAGA_TIMEOUT_DEFAULT")]
+    pub saga_timeout_default: Option<Span>,
+
+    /// The longest that a saga's request may say, for itself and for its locks [default: 720h].
+    #[arg(long, value_name = "SPAN", env = "UNANIMITY_SAGA_TIMEOUT_MAX")]
+    pub saga_timeout_max: Option<Span>,
+
+    /// How long to wait at the end for transactions in flight, and for a saga's steps that are on their way [default: 10s].
     #[arg(long, value_name = "SPAN", env = "UNANIMITY_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<Span>,
 

@@ -11,7 +11,10 @@ use std::{
 use serde::Deserialize;
 use unanimity_engine::Settings;
 
-use crate::{arguments::Arguments, request::Timeouts};
+use crate::{
+    arguments::Arguments,
+    request::{Timeout, Timeouts},
+};
 
 /// 7420 is the coordinator's usual port.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7420);
@@ -35,6 +38,10 @@ pub struct Config {
     pub timeout_default: Duration,
     /// The longest that a request may name.
     pub timeout_max: Duration,
+    /// A saga's time, until it turns back, where its request names none.
+    pub saga_timeout_default: Duration,
+    /// The longest that its request may name; also for the wait for its locks.
+    pub saga_timeout_max: Duration,
     /// How long to wait at the end for transactions in flight.
     pub drain_timeout: Duration,
     /// The engine's bounds and times.
@@ -92,6 +99,8 @@ struct File {
     tls: Option<Tls>,
     timeout_default: Option<Span>,
     timeout_max: Option<Span>,
+    saga_timeout_default: Option<Span>,
+    saga_timeout_max: Option<Span>,
     drain_timeout: Option<Span>,
     segment_bytes: Option<u64>,
     ready_file: Option<PathBuf>,
@@ -123,6 +132,8 @@ impl Config {
             tls: None,
             timeout_default: Duration::from_secs(30),
             timeout_max: Duration::from_secs(3_600),
+            saga_timeout_default: Duration::from_secs(3_600),
+            saga_timeout_max: Duration::from_secs(30 * 24 * 3_600),
             drain_timeout: Duration::from_secs(10),
             limits: Settings::default(),
             segment_bytes: 64 << 20,
@@ -170,6 +181,16 @@ impl Config {
                 self.timeout_default,
             ),
             timeout_max: span(arguments.timeout_max, file.timeout_max, self.timeout_max),
+            saga_timeout_default: span(
+                arguments.saga_timeout_default,
+                file.saga_timeout_default,
+                self.saga_timeout_default,
+            ),
+            saga_timeout_max: span(
+                arguments.saga_timeout_max,
+                file.saga_timeout_max,
+                self.saga_timeout_max,
+            ),
             drain_timeout: span(
                 arguments.drain_timeout,
                 file.drain_timeout,
@@ -200,11 +221,19 @@ impl Config {
                 self.listen
             ));
         }
-        if self.timeout_default.is_zero() || self.timeout_default > self.timeout_max {
-            return refuse(format!(
-                "timeout_default: is {:?}, but must be longer than 0 s and at most timeout_max, which is {:?}",
-                self.timeout_default, self.timeout_max
-            ));
+        for (name, default, max) in [
+            ("timeout", self.timeout_default, self.timeout_max),
+            (
+                "saga_timeout",
+                self.saga_timeout_default,
+                self.saga_timeout_max,
+            ),
+        ] {
+            if default.is_zero() || default > max {
+                return refuse(format!(
+                    "{name}_default: is {default:?}, but must be longer than 0 s and at most {name}_max, which is {max:?}"
+                ));
+            }
         }
         let segment = self.segment_bytes;
         if !(SEGMENT_MIN..=SEGMENT_MAX).contains(&segment) || !segment.is_multiple_of(512) {
@@ -240,9 +269,15 @@ impl Config {
     }
 
     pub(crate) fn timeouts(&self) -> Timeouts {
+        let timeout = |default, max| Timeout { default, max };
         Timeouts {
-            default: self.timeout_default,
-            max: self.timeout_max,
+            transaction: timeout(self.timeout_default, self.timeout_max),
+            saga: timeout(self.saga_timeout_default, self.saga_timeout_max),
+            // Who holds the lock may hold it for as long as a saga may take.
+            lock: timeout(
+                self.timeout_default.min(self.saga_timeout_max),
+                self.saga_timeout_max,
+            ),
         }
     }
 }

@@ -83,6 +83,11 @@ fn what_can_not_be_used_is_refused_by_its_name() {
             "timeout_default",
         ),
         (
+            "data_directory = '/a'\nsaga_timeout_max = '5m'",
+            &[],
+            "saga_timeout_default",
+        ),
+        (
             "data_directory = '/a'\ndrain_timeout = 'soon'",
             &[],
             "span of time",
