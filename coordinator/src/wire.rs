@@ -6,13 +6,20 @@ use std::sync::Arc;
 
 use prost_types::Timestamp;
 use unanimity_engine::{
-    AbortCode, AbortReason, BranchKey, BranchState, BranchView, Completion, Downward, Found,
+    AbortCode, AbortReason, Bound, BranchKey, BranchState, BranchView, Completion, Downward, Found,
     InDoubtKind, InDoubtView, ParticipantName, ParticipantView, Payload, Resolution, SessionView,
     TransactionId, TransactionState, TransactionView, Upward, Vote,
 };
 use unanimity_proto::v1::{self, coordinator_message, participant_message};
 
 use prost::Message as _;
+
+use crate::clock::Now;
+
+pub(crate) mod reference;
+mod saga;
+
+pub(crate) use saga::lock;
 
 /// The longest proof that a vote may carry, in bytes.
 const PROOF_BYTES: usize = 64;
@@ -93,6 +100,7 @@ fn downward(message: Downward) -> v1::CoordinatorMessage {
             key,
             continued,
             work,
+            values,
             one_phase,
             request_id,
             timeout_ms,
@@ -100,7 +108,9 @@ fn downward(message: Downward) -> v1::CoordinatorMessage {
         } => Kind::Prepare(v1::Prepare {
             key: Some(branch_key(key)),
             continued,
-            operations: work.as_ref().map(operations).unwrap_or_default(),
+            operations: work
+                .map(|work| operations(&work, values))
+                .unwrap_or_default(),
             one_phase,
             request_id,
             timeout: Some(duration(timeout_ms)),
@@ -144,6 +154,36 @@ fn downward(message: Downward) -> v1::CoordinatorMessage {
                 refusal,
             })
         }
+        Downward::RunStep {
+            key,
+            step,
+            operation,
+            values,
+            compensates,
+            keep_result,
+            locks,
+            token,
+            timeout_ms,
+            attempt,
+            age_ms,
+            traceparent,
+        } => Kind::RunStep(v1::RunStep {
+            key: Some(branch_key(key)),
+            step,
+            operation: Some(saga::operation(&operation, values)),
+            compensates: compensates.map(saga::compensates),
+            keep_result,
+            fences: saga::fences(&locks, token),
+            timeout: Some(duration(timeout_ms)),
+            attempt,
+            age: Some(duration(age_ms)),
+            traceparent,
+        }),
+        Downward::SettleStep {
+            key,
+            attempt,
+            age_ms,
+        } => Kind::SettleStep(saga::settle_step(key, attempt, age_ms)),
         Downward::ListInDoubt => Kind::ListInDoubt(v1::ListInDoubt {}),
         Downward::Prove { key } => Kind::Prove(v1::Prove {
             key: Some(branch_key(key)),
@@ -152,10 +192,12 @@ fn downward(message: Downward) -> v1::CoordinatorMessage {
     v1::CoordinatorMessage { kind: Some(kind) }
 }
 
-fn operations(work: &Payload) -> Vec<v1::Operation> {
-    v1::BranchRequest::decode(&work[..])
+fn operations(work: &Payload, values: Vec<Bound>) -> Vec<v1::Operation> {
+    let mut operations = v1::BranchRequest::decode(&work[..])
         .expect("work was encoded in this module")
-        .operations
+        .operations;
+    reference::substitute(&mut operations, values);
+    operations
 }
 
 fn branch_key(key: BranchKey) -> v1::BranchKey {
@@ -204,6 +246,7 @@ pub(crate) fn upward(
             transaction: message.transaction_id.parse().ok(),
         }),
         Some(Kind::InDoubtReport(message)) => Ok(Upward::InDoubt(found(message.branches))),
+        Some(Kind::StepResult(message)) => saga::step_result(sender, message),
         Some(Kind::Proof(message)) => {
             let completion = completion(message.kind(), message.message)
                 .filter(|completion| !matches!(completion, Completion::Lost(_)))
@@ -345,7 +388,7 @@ fn cut(mut text: String) -> String {
 // ---- views
 
 /// A transaction as clients see it.
-pub(crate) fn transaction(view: &TransactionView) -> v1::Transaction {
+pub(crate) fn transaction(view: &TransactionView, now: Now) -> v1::Transaction {
     v1::Transaction {
         transaction_id: view.id.to_string(),
         request_id: view.request_id.clone(),
@@ -353,6 +396,7 @@ pub(crate) fn transaction(view: &TransactionView) -> v1::Transaction {
         branches: view.branches.iter().map(branch).collect(),
         abort_reason: view.abort_reason.as_ref().map(abort_reason),
         start_time: Some(timestamp(view.id.unix_ms())),
+        saga: view.saga.as_ref().map(|view| saga::saga(view, now)),
     }
 }
 
@@ -407,6 +451,9 @@ fn transaction_state(state: TransactionState) -> v1::TransactionState {
         TransactionState::Committed => v1::TransactionState::Committed,
         TransactionState::Aborted => v1::TransactionState::Aborted,
         TransactionState::Heuristic => v1::TransactionState::Heuristic,
+        TransactionState::Running => v1::TransactionState::Running,
+        TransactionState::Compensating => v1::TransactionState::Compensating,
+        TransactionState::Compensated => v1::TransactionState::Compensated,
     }
 }
 
@@ -422,6 +469,9 @@ pub(crate) fn state_filter(state: i32) -> Option<TransactionState> {
         v1::TransactionState::Committed => TransactionState::Committed,
         v1::TransactionState::Aborted => TransactionState::Aborted,
         v1::TransactionState::Heuristic => TransactionState::Heuristic,
+        v1::TransactionState::Running => TransactionState::Running,
+        v1::TransactionState::Compensating => TransactionState::Compensating,
+        v1::TransactionState::Compensated => TransactionState::Compensated,
     })
 }
 
@@ -524,7 +574,7 @@ mod tests {
             statement: Some(v1::operation::Statement::Name("debit".into())),
             ..v1::Operation::default()
         }];
-        assert_eq!(operations(&work(given.clone())), given);
+        assert_eq!(operations(&work(given.clone()), Vec::new()), given);
         assert_eq!(
             v1::Operation::decode(&operation(&given[0])[..]),
             Ok(given[0].clone())
@@ -545,6 +595,7 @@ mod tests {
             },
             continued: false,
             work: Some(work.clone()),
+            values: Vec::new(),
             one_phase: false,
             request_id: String::new(),
             timeout_ms: 1,
