@@ -250,6 +250,8 @@ fn fits(wanted: ParameterType, value: &v1::Value) -> bool {
     match (wanted, &value.kind) {
         (_, None) => false,
         (_, Some(Kind::Null(_))) => true,
+        // Its type is known only when the saga runs; the participant checks it then.
+        (_, Some(Kind::Reference(_))) => true,
         (ParameterType::Unspecified, Some(_)) => true,
         (ParameterType::Boolean, Some(kind)) => matches!(kind, Kind::Boolean(_)),
         (ParameterType::Integer, Some(kind)) => matches!(kind, Kind::Integer(_)),
@@ -341,6 +343,10 @@ mod tests {
             debit(Kind::Text("a".into()), Kind::Float(1.5)),
             debit(Kind::Text("a".into()), Kind::Integer(1)),
             debit(Kind::Null(true), Kind::Null(true)),
+            debit(
+                Kind::Reference("order.id".into()),
+                Kind::Reference("order.sum".into()),
+            ),
         ] {
             assert_eq!(
                 check(OperationPolicy::Listed, &operation),

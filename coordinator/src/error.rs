@@ -137,6 +137,11 @@ fn engine_row(refusal: &Refusal) -> Row {
         Refusal::TransactionNotOpen(id) => {
             row(Code::FailedPrecondition, "TRANSACTION_NOT_OPEN").with("transactionId", id)
         }
+        Refusal::StepNotTried { transaction, step } => {
+            row(Code::FailedPrecondition, "STEP_NOT_TRIED")
+                .with("transactionId", transaction)
+                .with("step", step)
+        }
         Refusal::BranchNotInDoubt(key) => row(Code::FailedPrecondition, "BRANCH_NOT_IN_DOUBT")
             .with("transactionId", key.transaction)
             .with("branch", key.branch),
@@ -159,6 +164,10 @@ fn engine_row(refusal: &Refusal) -> Row {
             .with("participant", name)
             .retry(SOON),
         Refusal::Draining => row(Code::Unavailable, "DRAINING").retry(LATER),
+        // Not DRAINING, which promises that nothing was done.
+        Refusal::Interrupted(id) => row(Code::Unavailable, "STOPPING")
+            .with("transactionId", id)
+            .retry(LATER),
         Refusal::OutcomePending {
             transaction,
             participant,
@@ -330,6 +339,16 @@ mod tests {
                 false,
             ),
             (
+                Refusal::StepNotTried {
+                    transaction: ID,
+                    step: text("s"),
+                },
+                Code::FailedPrecondition,
+                "STEP_NOT_TRIED",
+                &["transactionId", "step"],
+                false,
+            ),
+            (
                 Refusal::ResourceMismatch {
                     participant: text("a"),
                     held: text("x"),
@@ -358,6 +377,13 @@ mod tests {
                 true,
             ),
             (Refusal::Draining, Code::Unavailable, "DRAINING", &[], true),
+            (
+                Refusal::Interrupted(ID),
+                Code::Unavailable,
+                "STOPPING",
+                &["transactionId"],
+                true,
+            ),
             (
                 Refusal::OutcomePending {
                     transaction: ID,

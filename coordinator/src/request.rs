@@ -8,6 +8,8 @@ use unanimity_proto::v1;
 
 use crate::error::Refused;
 
+pub(crate) mod saga;
+
 /// Operations of one branch.
 const OPERATIONS: usize = 1_000;
 /// The longest reason that a client or an operator may give, in bytes.
@@ -19,27 +21,38 @@ const PAGE_DEFAULT: usize = 100;
 /// Entries of a page at most.
 const PAGE_MAX: usize = 1_000;
 
-/// How long a transaction may stay undecided.
+/// How long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timeouts {
+    /// A transaction, until it is decided.
+    pub(crate) transaction: Timeout,
+    /// A saga, from its beginning until it turns back.
+    pub(crate) saga: Timeout,
+    /// A saga's wait for its locks.
+    pub(crate) lock: Timeout,
+}
+
+/// How long one of them may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeout {
     /// Where the request names none.
     pub(crate) default: Duration,
     /// At most.
     pub(crate) max: Duration,
 }
 
-impl Timeouts {
-    /// Milliseconds, rounded up.
-    pub(crate) fn check(self, given: Option<prost_types::Duration>) -> Result<u64, Refused> {
-        let refused = |problem: String| Err(Refused::invalid("timeout", problem));
-        let given = match given {
-            None => self.default,
-            Some(given) => match (u64::try_from(given.seconds), u32::try_from(given.nanos)) {
-                (Ok(0), Ok(0)) => return refused("must be longer than 0 s".into()),
-                (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Duration::new(seconds, nanos),
-                _ => return refused("must be longer than 0 s, with nanos below 1000000000".into()),
-            },
-        };
+impl Timeout {
+    /// Milliseconds, rounded up, of what stands at `field`.
+    pub(crate) fn check(
+        self,
+        field: &str,
+        given: Option<prost_types::Duration>,
+    ) -> Result<u64, Refused> {
+        let refused = |problem: String| Err(Refused::invalid(field, problem));
+        let given = given.map_or(Ok(self.default), |given| span(field, given))?;
+        if given.is_zero() {
+            return refused("must be longer than 0 s".into());
+        }
         if given > self.max {
             return refused(format!(
                 "is {given:?}, but at most {:?} is allowed",
@@ -47,6 +60,17 @@ impl Timeouts {
             ));
         }
         Ok(given.as_nanos().div_ceil(1_000_000) as u64)
+    }
+}
+
+/// A span of time that stands at `field`.
+fn span(field: &str, given: prost_types::Duration) -> Result<Duration, Refused> {
+    match (u64::try_from(given.seconds), u32::try_from(given.nanos)) {
+        (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Ok(Duration::new(seconds, nanos)),
+        _ => Err(Refused::invalid(
+            field,
+            "must not be negative, with nanos below 1000000000",
+        )),
     }
 }
 
@@ -90,21 +114,22 @@ pub(crate) fn age_ms(given: Option<prost_types::Duration>) -> Result<u64, Refuse
     Ok(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The branches of a submit.
+/// The branches of a submit, or of an atomic group, which stand at `field`.
 pub(crate) fn branches(
+    field: &str,
     given: Vec<v1::BranchRequest>,
     check: impl Fn(&ParticipantName, &str, &v1::Operation) -> Result<(), Refused>,
 ) -> Result<Vec<(ParticipantName, Vec<v1::Operation>)>, Refused> {
     if given.is_empty() {
         return Err(Refused::invalid(
-            "branches",
+            field,
             "must not be empty; name at least one participant",
         ));
     }
     let mut seen = HashSet::new();
     let mut branches = Vec::with_capacity(given.len());
     for (at, branch) in given.into_iter().enumerate() {
-        let field = format!("branches[{at}]");
+        let field = format!("{field}[{at}]");
         let name = distinct(
             &mut seen,
             &format!("{field}.participant"),
@@ -154,6 +179,10 @@ pub(crate) fn answer_decided(given: i32) -> Result<bool, Refused> {
     match v1::AnswerTime::try_from(given) {
         Ok(v1::AnswerTime::Unspecified | v1::AnswerTime::Completed) => Ok(false),
         Ok(v1::AnswerTime::Decided) => Ok(true),
+        Ok(v1::AnswerTime::Accepted) => Err(Refused::invalid(
+            "answer_time",
+            "ACCEPTED goes only with sagas; say DECIDED to be answered before every branch has committed",
+        )),
         Err(_) => Err(Refused::invalid(
             "answer_time",
             format!("{given} is not known here"),
@@ -230,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    const TIMEOUTS: Timeouts = Timeouts {
+    const TIMEOUT: Timeout = Timeout {
         default: Duration::from_secs(30),
         max: Duration::from_secs(3_600),
     };
@@ -244,9 +273,10 @@ mod tests {
 
     #[test]
     fn a_timeout_is_positive_and_bounded_and_never_shortened_to_nothing() {
-        let timeout =
-            |seconds, nanos| TIMEOUTS.check(Some(prost_types::Duration { seconds, nanos }));
-        assert_eq!(TIMEOUTS.check(None), Ok(30_000));
+        let timeout = |seconds, nanos| {
+            TIMEOUT.check("timeout", Some(prost_types::Duration { seconds, nanos }))
+        };
+        assert_eq!(TIMEOUT.check("timeout", None), Ok(30_000));
         assert_eq!(timeout(0, 1), Ok(1));
         assert_eq!(timeout(3_600, 0), Ok(3_600_000));
         for (seconds, nanos) in [
@@ -272,7 +302,7 @@ mod tests {
             participant: name.into(),
             operations: vec![v1::Operation::default(); operations],
         };
-        let check = |given| branches(given, |_, _, _| Ok(()));
+        let check = |given| branches("branches", given, |_, _, _| Ok(()));
         assert_eq!(field(check(vec![])), "branches");
         assert_eq!(
             field(check(vec![branch("a", 1), branch("A", 1)])),
@@ -288,7 +318,7 @@ mod tests {
         );
         let refuse = |_: &_, field: &str, _: &_| Err(Refused::invalid(field, "no"));
         assert_eq!(
-            field(branches(vec![branch("a", 1)], refuse)),
+            field(branches("branches", vec![branch("a", 1)], refuse)),
             "branches[0].operations[0]"
         );
         assert!(check(vec![branch("a", 1_000), branch("b", 0)]).is_ok());
@@ -305,6 +335,8 @@ mod tests {
             "participants[1]"
         );
         assert_eq!(field(answer_decided(9)), "answer_time");
+        let accepted = v1::AnswerTime::Accepted.into();
+        assert_eq!(field(answer_decided(accepted)), "answer_time");
         assert_eq!(answer_decided(0), Ok(false));
         assert_eq!(field(reason("x".repeat(1_025))), "reason");
         assert_eq!(field(resolution_reason("too short".into())), "reason");

@@ -3,8 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use unanimity_engine::Answer;
+use unanimity_proto::v1;
 
-use crate::{catalog::Catalog, driver::Handle, error::Refused, log::Gauge, request::Timeouts};
+use crate::{
+    catalog::Catalog, driver::Handle, error::Refused, log::Gauge, request::Timeouts, wire,
+};
 
 pub(crate) mod admin;
 pub(crate) mod participant;
@@ -68,5 +73,15 @@ impl Front {
             return Err(Refused::LogSpaceLow);
         }
         Ok(&ready.handle)
+    }
+}
+
+/// A transaction that came as answer to a call.
+fn transaction(handle: &Handle, answer: Answer) -> Result<v1::Transaction, Status> {
+    match answer {
+        Answer::Transaction(view) => Ok(wire::transaction(&view, handle.now())),
+        Answer::Executed(_) => Err(Status::internal(
+            "an operation's result came as answer to a call about a transaction",
+        )),
     }
 }

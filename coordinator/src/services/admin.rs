@@ -1,10 +1,10 @@
 //! What operators call.
 
 use tonic::{Request, Response, Status};
-use unanimity_engine::{Answer, BranchKey, Input, ParticipantName};
+use unanimity_engine::{BranchKey, Input, LockKey, LockView, ParticipantName};
 use unanimity_proto::v1::{self, admin_service_server::AdminService};
 
-use super::Front;
+use super::{Front, transaction};
 use crate::{error::Refused, request, wire};
 
 /// The service.
@@ -90,7 +90,49 @@ impl AdminService for Admin {
             })
             .await?;
         Ok(Response::new(v1::RetryTransactionResponse {
-            transaction: Some(transaction(answer)?),
+            transaction: Some(transaction(handle, answer)?),
+        }))
+    }
+
+    async fn resolve_step(
+        &self,
+        request: Request<v1::ResolveStepRequest>,
+    ) -> Result<Response<v1::ResolveStepResponse>, Status> {
+        let handle = self.0.handle()?;
+        let given = request.into_inner();
+        let id = request::transaction_id(&given.transaction_id)?;
+        let step = request::saga::step_name("step", &given.step)?;
+        let reason = request::resolution_reason(given.reason)?;
+        let answer = handle
+            .call(|ticket| Input::ResolveStep {
+                ticket,
+                transaction: id,
+                step: step.as_str().into(),
+                reason,
+            })
+            .await?;
+        Ok(Response::new(v1::ResolveStepResponse {
+            transaction: Some(transaction(handle, answer)?),
+        }))
+    }
+
+    async fn list_locks(
+        &self,
+        request: Request<v1::ListLocksRequest>,
+    ) -> Result<Response<v1::ListLocksResponse>, Status> {
+        let handle = self.0.handle()?;
+        let size = request::page_size(request.get_ref().page_size)?;
+        let after = request::page_token(&request.get_ref().page_token, LockKey::parse)?;
+        let views = handle.read(move |engine| engine.locks(after).take(size + 1).collect());
+        let mut views: Vec<LockView> = views.await?;
+        let more = views.len() > size;
+        views.truncate(size);
+        let last = views.last().filter(|_| more);
+        Ok(Response::new(v1::ListLocksResponse {
+            next_page_token: last
+                .map(|view| view.key.as_str().into())
+                .unwrap_or_default(),
+            locks: views.iter().map(wire::lock).collect(),
         }))
     }
 
@@ -122,17 +164,8 @@ impl AdminService for Admin {
             })
             .await?;
         Ok(Response::new(v1::ResolveBranchResponse {
-            transaction: Some(transaction(answer)?),
+            transaction: Some(transaction(handle, answer)?),
         }))
-    }
-}
-
-fn transaction(answer: Answer) -> Result<v1::Transaction, Status> {
-    match answer {
-        Answer::Transaction(view) => Ok(wire::transaction(&view)),
-        Answer::Executed(_) => Err(Status::internal(
-            "an operation's result came as answer to a call about a transaction",
-        )),
     }
 }
 

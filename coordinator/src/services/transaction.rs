@@ -6,14 +6,18 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tonic::{Request, Response, Status};
 use unanimity_engine::{
-    AbortCode, AbortReason, Answer, Begin, Engine, Input, ParticipantName, Submit, TransactionId,
-    TransactionState, TransactionView,
+    AbortCode, AbortReason, Answer, Begin, Engine, Input, ParticipantName, Submit, SubmitSaga,
+    TransactionId, TransactionState, TransactionView,
 };
 use unanimity_proto::v1::{self, transaction_service_server::TransactionService};
 use uuid::Uuid;
 
-use super::Front;
-use crate::{error::Refused, fingerprint, request, wire};
+use super::{Front, transaction};
+use crate::{
+    error::Refused,
+    fingerprint, request,
+    wire::{self, reference},
+};
 
 /// Transactions looked at for one page, so that a filter that fits few doesn't hold up the engine. The page may then be short.
 const SCAN: usize = 5_000;
@@ -31,14 +35,24 @@ impl TransactionService for Transactions {
         let handle = self.0.handle_for_new()?;
         let traceparent = request::traceparent(request.metadata());
         let given = request.into_inner();
-        let branches = request::branches(given.branches, |participant, field, operation| {
+        let check = |participant: &_, field: &str, operation: &_| {
+            reference::refuse(field, operation)?;
             self.0.catalog.check(participant, field, operation)
-        })?;
+        };
+        let branches = request::branches("branches", given.branches, check)?;
         let request_id = request::request_id(&given.request_id)?;
         let age_ms = request::age_ms(given.age)?;
-        let timeout_ms = self.0.timeouts.check(given.timeout)?;
+        let timeout_ms = self
+            .0
+            .timeouts
+            .transaction
+            .check("timeout", given.timeout)?;
         let answer_decided = request::answer_decided(given.answer_time)?;
-        let fingerprint = fingerprint::of(branches.iter().map(|(name, work)| (name, &work[..])));
+        let fingerprint = fingerprint::of(
+            branches
+                .iter()
+                .map(|(name, work)| (name.as_str(), &work[..])),
+        );
         let submit = move |ticket| {
             Input::Submit(Submit {
                 ticket,
@@ -57,7 +71,46 @@ impl TransactionService for Transactions {
         };
         let answer = handle.call(submit).await?;
         Ok(Response::new(v1::SubmitTransactionResponse {
-            transaction: Some(transaction(answer)?),
+            transaction: Some(transaction(handle, answer)?),
+        }))
+    }
+
+    async fn submit_saga(
+        &self,
+        request: Request<v1::SubmitSagaRequest>,
+    ) -> Result<Response<v1::SubmitSagaResponse>, Status> {
+        let handle = self.0.handle_for_new()?;
+        let traceparent = request::traceparent(request.metadata());
+        let given = request.into_inner();
+        let timeouts = self.0.timeouts;
+        let fingerprint = fingerprint::of_saga(&given.steps, &given.locks);
+        let steps = request::saga::steps(given.steps, &|participant, field, operation| {
+            self.0.catalog.check(participant, field, operation)
+        })?;
+        let request_id = request::request_id(&given.request_id)?;
+        let locks = request::saga::locks(&given.locks)?;
+        let lock_timeout_ms = timeouts.lock.check("lock_timeout", given.lock_timeout)?;
+        let timeout_ms = timeouts.saga.check("timeout", given.timeout)?;
+        let age_ms = request::age_ms(given.age)?;
+        let answer_accepted = request::saga::answer_accepted(given.answer_time)?;
+        let submit = move |ticket| {
+            Input::SubmitSaga(SubmitSaga {
+                ticket,
+                unique: Uuid::now_v7().as_u128(),
+                request_id,
+                fingerprint,
+                steps,
+                locks,
+                lock_timeout_ms,
+                age_ms,
+                timeout_ms,
+                answer_accepted,
+                traceparent,
+            })
+        };
+        let answer = handle.call(submit).await?;
+        Ok(Response::new(v1::SubmitSagaResponse {
+            transaction: Some(transaction(handle, answer)?),
         }))
     }
 
@@ -71,7 +124,11 @@ impl TransactionService for Transactions {
         let request_id = request::request_id(&given.request_id)?;
         let participants = request::participants(&given.participants)?;
         let age_ms = request::age_ms(given.age)?;
-        let timeout_ms = self.0.timeouts.check(given.timeout)?;
+        let timeout_ms = self
+            .0
+            .timeouts
+            .transaction
+            .check("timeout", given.timeout)?;
         let begin = move |ticket| {
             Input::Begin(Begin {
                 ticket,
@@ -85,7 +142,7 @@ impl TransactionService for Transactions {
         };
         let answer = handle.call(begin).await?;
         Ok(Response::new(v1::BeginTransactionResponse {
-            transaction: Some(transaction(answer)?),
+            transaction: Some(transaction(handle, answer)?),
         }))
     }
 
@@ -100,6 +157,7 @@ impl TransactionService for Transactions {
         let operation = given
             .operation
             .ok_or_else(|| Refused::invalid("operation", "must be set"))?;
+        reference::refuse("operation", &operation)?;
         self.0
             .catalog
             .check(&participant, "operation", &operation)?;
@@ -138,7 +196,7 @@ impl TransactionService for Transactions {
             })
             .await?;
         Ok(Response::new(v1::CommitTransactionResponse {
-            transaction: Some(transaction(answer)?),
+            transaction: Some(transaction(handle, answer)?),
         }))
     }
 
@@ -163,7 +221,7 @@ impl TransactionService for Transactions {
             })
             .await?;
         Ok(Response::new(v1::AbortTransactionResponse {
-            transaction: Some(transaction(answer)?),
+            transaction: Some(transaction(handle, answer)?),
         }))
     }
 
@@ -180,7 +238,7 @@ impl TransactionService for Transactions {
             })
             .await?;
         Ok(Response::new(v1::GetTransactionResponse {
-            transaction: Some(transaction(answer)?),
+            transaction: Some(transaction(handle, answer)?),
         }))
     }
 
@@ -200,7 +258,10 @@ impl TransactionService for Transactions {
             .read(move |engine| page(engine, after, size, &filter))
             .await?;
         Ok(Response::new(v1::ListTransactionsResponse {
-            transactions: views.iter().map(wire::transaction).collect(),
+            transactions: views
+                .iter()
+                .map(|view| wire::transaction(view, handle.now()))
+                .collect(),
             next_page_token: next.map(|id| id.to_string()).unwrap_or_default(),
         }))
     }
@@ -212,7 +273,7 @@ impl TransactionService for Transactions {
         &self,
         request: Request<v1::WatchTransactionsRequest>,
     ) -> Result<Response<Self::WatchTransactionsStream>, Status> {
-        let handle = self.0.handle()?;
+        let handle = self.0.handle()?.clone();
         let participant = optional_participant(&request.get_ref().participant)?;
         let filter = Filter {
             states: Vec::new(),
@@ -223,7 +284,7 @@ impl TransactionService for Transactions {
                 std::future::ready(match change {
                     Ok(view) if !filter.fits(&view) => None,
                     Ok(view) => Some(Ok(v1::WatchTransactionsResponse {
-                        transaction: Some(wire::transaction(&view)),
+                        transaction: Some(wire::transaction(&view, handle.now())),
                     })),
                     Err(BroadcastStreamRecvError::Lagged(missed)) => {
                         Some(Err(Refused::WatchLagged(missed)))
@@ -242,15 +303,6 @@ impl TransactionService for Transactions {
     }
 }
 
-fn transaction(answer: Answer) -> Result<v1::Transaction, Status> {
-    match answer {
-        Answer::Transaction(view) => Ok(wire::transaction(&view)),
-        Answer::Executed(_) => Err(Status::internal(
-            "an operation's result came as answer to a call about a transaction",
-        )),
-    }
-}
-
 /// Which transactions a list or a watch shows.
 #[derive(Debug)]
 struct Filter {
@@ -264,9 +316,12 @@ impl Filter {
     fn fits(&self, view: &TransactionView) -> bool {
         let state = self.states.is_empty() || self.states.contains(&view.state);
         let takes_part = |name: &ParticipantName| {
+            let steps = view.saga.iter().flat_map(|saga| &saga.steps);
             view.branches
                 .iter()
-                .any(|branch| branch.participant == *name)
+                .map(|branch| &branch.participant)
+                .chain(steps.flat_map(|step| &step.participants))
+                .any(|participant| participant == name)
         };
         state && self.participant.as_ref().is_none_or(takes_part)
     }
