@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use house::{Deed, House, Manner, id, lock, reason, step, submit};
 use unanimity_engine::{
-    AbortCode, Binding, Input, Moment, Payload, Place, Refusal, StepDefinition,
+    AbortCode, Binding, BranchKey, Input, Moment, Payload, Place, Refusal, StepDefinition,
     StepKind::{self, Compensatable, Pivot, Retriable},
-    StepState, StepWork, Ticket, TransactionState, Work,
+    StepOutcome, StepState, StepWork, Ticket, TransactionState, Upward, Work,
 };
 
 /// `a`, then `b` and `c` side by side, then `d`, then `e`.
@@ -122,6 +122,9 @@ fn run(shape: Shape, mishap: Mishap, settles: bool, crash: Option<(usize, bool)>
     );
     if crash.is_none() {
         check_forced(&house, mishap);
+        if let Mishap::Cancel(_) = mishap {
+            check_cancel(&house, &format!("{shape:?} {mishap:?}"));
+        }
     }
     events
 }
@@ -204,6 +207,12 @@ fn check(house: &House, shape: Shape, case: &str) {
         other => panic!("{case}: {other:?}: {deeds:?}"),
     }
     assert_eq!(house.engine.in_flight(), 0, "{case}");
+}
+
+/// Whoever cancelled hears of it.
+fn check_cancel(house: &House, case: &str) {
+    let told = house.told(50).is_some() || house.refused(50).is_some();
+    assert!(told, "{case}: the cancel got no answer");
 }
 
 fn check_forced(house: &House, mishap: Mishap) {
@@ -879,21 +888,92 @@ fn a_draining_coordinator_takes_no_step_up_and_the_next_one_goes_on() {
 }
 
 #[test]
-fn a_saga_waits_for_a_participant_that_is_away_until_its_time_is_up() {
-    let mut house = three(1, Manner::Does);
-    house.close_session(1);
-    house.give(Input::SubmitSaga(submit(1, a_then_b())));
+fn a_saga_waits_for_a_participant_that_is_away_until_its_time_is_up_also_over_a_restart() {
+    for crash in [false, true] {
+        let mut house = three(1, Manner::Does);
+        house.close_session(1);
+        house.give(Input::SubmitSaga(submit(1, a_then_b())));
+        while house.deeds.is_empty() {
+            assert!(house.step());
+        }
+        if crash {
+            house.crash(false);
+            house.close_session(1);
+            house.give(Input::SubmitSaga(submit(1, a_then_b())));
+        }
+        house.run();
+        if crash {
+            let state = house.state(1);
+            assert_eq!(state, None, "b may have been sent, and only it can tell");
+            house.open_session(1);
+            house.run();
+        }
+        assert_eq!(
+            house.state(1),
+            Some(TransactionState::Compensated),
+            "crash {crash}"
+        );
+        let why = house.told(1).and_then(|t| t.abort_reason.clone());
+        assert_eq!(why.map(|reason| reason.code), Some(AbortCode::Timeout));
+        assert_eq!(
+            house.deeds,
+            [Deed::Did("a".into()), Deed::Undid("a".into())]
+        );
+    }
+}
+
+#[test]
+fn a_lock_is_free_only_when_its_saga_has_ended() {
+    let mut house = three(0, Manner::Does);
+    for ticket in [1, 2] {
+        let mut submit = submit(ticket, a_then_b());
+        (submit.request_id, submit.locks) = (None, vec![lock("x")]);
+        submit.lock_timeout_ms = 60_000;
+        house.give(Input::SubmitSaga(submit));
+    }
+    let state = |house: &House, ticket| house.engine.transaction(&id(ticket)).map(|t| t.state);
+    while house.state(1).is_none() {
+        assert_eq!(state(&house, 2), Some(TransactionState::Waiting));
+        assert!(house.step());
+    }
     house.run();
-    assert_eq!(house.state(1), Some(TransactionState::Compensated));
-    assert_eq!(
-        house
-            .told(1)
-            .and_then(|t| t.abort_reason.clone())
-            .map(|r| r.code),
-        Some(AbortCode::Timeout)
-    );
-    assert_eq!(
-        house.deeds,
-        [Deed::Did("a".into()), Deed::Undid("a".into())]
-    );
+    assert_eq!(house.state(2), Some(TransactionState::Committed));
+    assert_eq!(house.deeds.len(), 4);
+}
+
+#[test]
+fn an_answer_to_an_earlier_attempt_counts_only_where_it_says_done() {
+    for late in [
+        StepOutcome::Refused(reason(AbortCode::Refused)),
+        StepOutcome::Failed(reason(AbortCode::Conflict)),
+        StepOutcome::Never,
+        StepOutcome::Done([].into()),
+    ] {
+        let mut house = three(0, Manner::Hangs);
+        house.give(Input::SubmitSaga(submit(1, a_then_b())));
+        while house.sites[0].attempts < 2 {
+            assert!(house.step());
+        }
+        let key = BranchKey {
+            transaction: id(1),
+            branch: 1,
+        };
+        let session = house.sites[0].session.expect("it is here");
+        let outcome = late.clone();
+        house.give(Input::Message {
+            session,
+            message: Upward::StepResult {
+                key,
+                attempt: 1,
+                outcome,
+            },
+        });
+        let saga = house.engine.transaction(&id(1)).and_then(|t| t.saga);
+        let state = saga.expect("a saga").steps[0].state;
+        if matches!(late, StepOutcome::Done(_)) {
+            assert_eq!(state, StepState::Done);
+        } else {
+            assert_eq!(state, StepState::Running, "{late:?}");
+        }
+    }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Manner {
     Refuses,
     /// Fails so often, then does it.
     Fails(u32),
+    /// Never answers, and does nothing.
+    Hangs,
     /// Does it, and its answer is lost so often.
     Mumbles(u32),
 }
@@ -53,6 +55,8 @@ pub(crate) struct Site {
     pub(crate) values: Vec<Bound>,
     pub(crate) token: u64,
     pub(crate) reads_only: bool,
+    /// Actions that came and were not done before.
+    pub(crate) attempts: u32,
 }
 
 pub(crate) struct House {
@@ -87,6 +91,7 @@ impl House {
             values: Vec::new(),
             token: 0,
             reads_only: false,
+            attempts: 0,
         });
         let mut house = House {
             engine: Replay::new().start(LOG, Settings::default(), from(Seq(1), Moment(0))),
@@ -405,7 +410,9 @@ impl Site {
             }
             None => {}
         }
+        self.attempts += 1;
         match &mut self.manner {
+            Manner::Hangs => return None,
             Manner::Refuses => return Some(StepOutcome::Refused(reason(AbortCode::Refused))),
             Manner::Fails(left) if *left > 0 => {
                 *left -= 1;
@@ -456,7 +463,7 @@ impl Site {
                 Vote::No(reason(AbortCode::Conflict))
             }
             _ if self.reads_only => Vote::ReadOnly,
-            Manner::Does | Manner::Fails(_) | Manner::Mumbles(_) => {
+            Manner::Does | Manner::Hangs | Manner::Fails(_) | Manner::Mumbles(_) => {
                 self.prepared.push(key);
                 Vote::Yes {
                     proof: String::new(),
