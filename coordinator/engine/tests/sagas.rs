@@ -62,6 +62,8 @@ enum Mishap {
     /// The saga's time is up before this event.
     Deadline(usize),
     SessionLost(usize, usize),
+    /// The answer of this step is lost, and a client cancels before this event.
+    LostAndCancelled(usize, usize),
 }
 
 fn house(mishap: Mishap, settles: bool) -> House {
@@ -69,7 +71,9 @@ fn house(mishap: Mishap, settles: bool) -> House {
         Mishap::Refusal(at) if at == index => Manner::Refuses,
         Mishap::FailsOnce(at) if at == index => Manner::Fails(1),
         Mishap::Exhaustion(at) if at == index => Manner::Fails(5),
-        Mishap::AnswerLost(at) if at == index => Manner::Mumbles(1),
+        Mishap::AnswerLost(at) | Mishap::LostAndCancelled(at, _) if at == index => {
+            Manner::Mumbles(1)
+        }
         Mishap::AnswersLostForGood(at) if at == index => Manner::Mumbles(9),
         _ => Manner::Does,
     };
@@ -88,7 +92,7 @@ fn run(shape: Shape, mishap: Mishap, settles: bool, crash: Option<(usize, bool)>
     let mut events = 0;
     loop {
         match mishap {
-            Mishap::Cancel(at) if at == events => {
+            Mishap::Cancel(at) | Mishap::LostAndCancelled(_, at) if at == events => {
                 let (ticket, reason) = (Ticket(50), reason(AbortCode::Client));
                 house.give(Input::Abort {
                     ticket,
@@ -252,6 +256,7 @@ fn everywhere(shape: Shape, settles: bool) {
         check_with_crashes(shape, Mishap::Deadline(at), settles);
         for site in 0..5 {
             run(shape, Mishap::SessionLost(site, at), settles, None);
+            run(shape, Mishap::LostAndCancelled(site, at), settles, None);
         }
     }
 }
@@ -603,6 +608,30 @@ fn a_reference_takes_its_value_from_the_step_it_names_also_after_a_crash() {
             [Deed::Did("a".into()), Deed::Undid("a".into())]
         );
     }
+}
+
+#[test]
+fn a_compensation_that_uses_its_own_result_waits_to_hear_it() {
+    let mut house = House::new(&[("a", Manner::Mumbles(1), false), ("b", Manner::Does, false)]);
+    let refers = with_compensation(step("a", Compensatable, &[]), refers("a.step"));
+    let steps = vec![refers, step("b", Compensatable, &["a"])];
+    house.give(Input::SubmitSaga(submit(1, steps)));
+    while house.deeds.is_empty() {
+        assert!(house.step());
+    }
+    let (ticket, reason) = (Ticket(50), reason(AbortCode::Client));
+    house.give(Input::Abort {
+        ticket,
+        transaction: id(1),
+        reason,
+    });
+    house.run();
+    assert_eq!(house.state(1), Some(TransactionState::Compensated));
+    assert_eq!(house.sites[0].values.len(), 1);
+    assert_eq!(
+        house.deeds,
+        [Deed::Did("a".into()), Deed::Undid("a".into())]
+    );
 }
 
 #[test]
