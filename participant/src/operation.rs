@@ -422,6 +422,11 @@ fn untyped(value: &v1::Value) -> Result<Argument, String> {
         Some(Kind::Float(value)) => Ok(Argument::Float(*value)),
         Some(Kind::Text(value)) => Ok(Argument::Text(value.clone())),
         Some(Kind::Bytes(value)) => Ok(Argument::Bytes(value.to_vec())),
+        // The coordinator puts the values in before it sends a step.
+        Some(Kind::Reference(_)) => Err(
+            "is a reference to another step's result, which has a meaning only in a saga's definition"
+                .into(),
+        ),
         None => Err("has no value; NULL must be said".into()),
     }
 }
@@ -515,6 +520,10 @@ mod tests {
             (
                 named("rate", &[("value", Kind::Integer(i64::MAX))]),
                 "parameter value must be of type float",
+            ),
+            (
+                named("rate", &[("value", Kind::Reference("order.id".into()))]),
+                "parameter value is a reference",
             ),
         ];
         for (operation, expected) in cases {
