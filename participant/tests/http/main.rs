@@ -9,6 +9,7 @@
 )]
 mod coordinator;
 mod encrypted;
+mod example;
 mod process;
 mod service;
 mod steps;
