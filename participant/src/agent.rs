@@ -1,6 +1,6 @@
-//! The agent: a process around one database, whose work is the named statements of its configuration.
+//! The agent: a process around one database or one service, whose work is the named operations of its configuration.
 //!
-//! It is a [`Resource`] behind a session and little else. Nothing of a transaction lives in it that the database doesn't hold too, so that it
+//! Around a database it is a [`Resource`] behind a session and little else. Nothing of a transaction lives in it that the database doesn't hold too, so that it
 //! can be killed at any moment: prepared branches stay prepared, and the coordinator finds them when the agent is back. It must never start over
 //! a database that can't keep a vote: what [`Resource::connect`] refuses ends the process, with what to do about it.
 
@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Config, ConfigError, EXAMPLE, SqlArguments},
+    http::{self, HttpArguments, HttpConfig},
     resource::{PreflightError, Resource, ResourceOptions},
     session::{self, Backoff, InvalidOptions, Operations, Session, SessionOptions, Tls, Warnings},
 };
@@ -25,7 +26,7 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// The agent's command line. As `Args` it can be a subcommand of another program too, which then is an agent in another role.
 #[derive(Parser)]
-#[command(name = "unanimity-participant", version, about = "Lets a database take part in Unanimity's transactions", long_about = LONG_ABOUT)]
+#[command(name = "unanimity-participant", version, about = "Lets a database or a service take part in Unanimity's transactions", long_about = LONG_ABOUT)]
 pub struct Arguments {
     /// How to log.
     #[command(flatten)]
@@ -35,18 +36,21 @@ pub struct Arguments {
     pub resource: ResourceArguments,
 }
 
-const LONG_ABOUT: &str = "Lets a database take part in Unanimity's transactions.
+const LONG_ABOUT: &str = "Lets a database or a service take part in Unanimity's transactions.
 
-The agent stands beside a database, dials the coordinator, and does what transactions ask of this database: it runs \
-the operations, prepares, and commits or rolls back as the coordinator decides. It needs no open port. It can be \
-stopped or killed at any moment; what is prepared stays so until it is back.";
+The agent stands beside a database, or a service in any language, dials the coordinator, and does what transactions ask \
+of it: it runs the operations, prepares, and commits or rolls back as the coordinator decides. It needs no open port. It \
+can be stopped or killed at any moment; what is prepared stays so until it is back.";
 
 /// What to put an agent around.
 #[derive(Subcommand)]
 pub enum ResourceArguments {
     /// PostgreSQL, MySQL, MariaDB or SQLite.
-    #[command(long_about = SQL_ABOUT, after_long_help = sql_help())]
+    #[command(long_about = SQL_ABOUT, after_long_help = example(EXAMPLE))]
     Sql(SqlArguments),
+    /// A service in any language, by its own HTTP endpoints.
+    #[command(long_about = http::ABOUT, after_long_help = example(http::EXAMPLE))]
+    Http(HttpArguments),
 }
 
 const SQL_ABOUT: &str = "PostgreSQL, MySQL, MariaDB or SQLite.
@@ -58,11 +62,10 @@ A flag wins over its environment variable, that over the file, and the file over
 before anything else: where it can't keep a vote, the agent says what to change and stops. More agents of one name on \
 one PostgreSQL or MySQL database share the work; a SQLite database takes one agent.";
 
-fn sql_help() -> String {
+fn example(file: &str) -> String {
     format!(
         "A whole configuration file:\n\n{}",
-        EXAMPLE
-            .lines()
+        file.lines()
             .map(|line| format!("  {line}\n"))
             .collect::<String>()
     )
@@ -109,7 +112,7 @@ pub enum AgentError {
     /// What to log can't be understood.
     #[error("--log {0:?} is no filter; write a level such as info or debug")]
     Log(String),
-    /// The database can't keep a vote as it is.
+    /// The database, or the journal, can't keep a vote as it is.
     #[error("{problem}\n  to cure it: {remedy}")]
     Refused {
         /// What is wrong with it.
@@ -131,14 +134,22 @@ pub enum AgentError {
 /// Where a human must change something first.
 pub async fn run(arguments: Arguments) -> Result<(), AgentError> {
     log_to_stderr(&arguments.log)?;
-    let ResourceArguments::Sql(arguments) = arguments.resource;
-    let config = Config::load(arguments)?;
     let shutdown = CancellationToken::new();
-    stop_on_signals(shutdown.clone()).map_err(AgentError::Signals)?;
-    serve(config, shutdown).await
+    match arguments.resource {
+        ResourceArguments::Sql(arguments) => {
+            let config = Config::load(arguments)?;
+            stop_on_signals(shutdown.clone()).map_err(AgentError::Signals)?;
+            serve(config, shutdown).await
+        }
+        ResourceArguments::Http(arguments) => {
+            let config = HttpConfig::load(arguments)?;
+            stop_on_signals(shutdown.clone()).map_err(AgentError::Signals)?;
+            http::serve(config, shutdown).await
+        }
+    }
 }
 
-/// Runs an agent until `shutdown`. Waits for a database or a coordinator that is away.
+/// Runs an agent around a database until `shutdown`. Waits for a database or a coordinator that is away.
 ///
 /// # Errors
 /// Where the database, or the configuration, can't work before a human changes something.

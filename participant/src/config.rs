@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, de, de::DeserializeOwned};
 
 use crate::{
     operation::{Catalog, CatalogError, OperationConfig},
@@ -150,6 +150,9 @@ pub enum ConfigError {
     /// `database_file` can't be read. Its path stays unsaid: it may be the URL itself.
     #[error("database_file can't be read: {0}")]
     DatabaseFile(io::Error),
+    /// `header_file` can't be used. Neither its path, which may be a header itself, nor what it holds is said.
+    #[error("header_file {0}")]
+    HeaderFile(String),
     /// The file is not as it must be.
     #[error("{}, line {line}: {problem}", path.display())]
     File {
@@ -252,30 +255,9 @@ struct File {
 
 impl File {
     fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.into(),
-            source,
-        })?;
-        let mut file = Self::parse(path, &text)?;
+        let mut file: Self = read_file(path)?;
         file.anchor(path.parent().unwrap_or(Path::new("")));
         Ok(file)
-    }
-
-    /// The parser's own report would quote the line, and with it perhaps a password.
-    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let refused = |error: &toml::de::Error, problem: String| ConfigError::File {
-            path: path.into(),
-            line: error
-                .span()
-                .map_or(1, |span| 1 + text[..span.start].matches('\n').count()),
-            problem,
-        };
-        let document = toml::Deserializer::parse(text)
-            .map_err(|error| refused(&error, error.message().into()))?;
-        serde_path_to_error::deserialize(document).map_err(|error| {
-            let key = error.path().to_string();
-            refused(error.inner(), problem(&key, error.inner().message()))
-        })
     }
 
     /// Paths in the file start from where the file is.
@@ -290,6 +272,32 @@ impl File {
             *path = directory.join(&path);
         }
     }
+}
+
+/// Reads the keys of a file.
+pub(crate) fn read_file<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        source,
+    })?;
+    parse(path, &text)
+}
+
+/// The parser's own report would quote the line, and with it perhaps a password.
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    let refused = |error: &toml::de::Error, problem: String| ConfigError::File {
+        path: path.into(),
+        line: error
+            .span()
+            .map_or(1, |span| 1 + text[..span.start].matches('\n').count()),
+        problem,
+    };
+    let document =
+        toml::Deserializer::parse(text).map_err(|error| refused(&error, error.message().into()))?;
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        let key = error.path().to_string();
+        refused(error.inner(), problem(&key, error.inner().message()))
+    })
 }
 
 /// What is wrong with the key, without its value. serde's texts quote the value first, and then say what was expected; those about fields quote
@@ -319,7 +327,8 @@ fn database(url: Option<String>, file: Option<PathBuf>) -> Result<Option<String>
     }
 }
 
-fn tls(
+/// Reads the certificates for the way to the coordinator.
+pub(crate) fn tls(
     authority: Option<PathBuf>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! `unanimity-participant`: the agent around a database.
+//! `unanimity-participant`: the agent around a database or a service.
 
 use std::process::ExitCode;
 

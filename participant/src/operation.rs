@@ -198,7 +198,9 @@ impl Catalog {
 
     /// What to list in hello.
     pub fn signatures(&self) -> Vec<v1::OperationSignature> {
-        self.operations().map(signature).collect()
+        self.operations()
+            .map(|operation| signature(&operation.name, &operation.parameters))
+            .collect()
     }
 
     /// The named operations, by name.
@@ -230,35 +232,14 @@ impl Catalog {
         let Some(found) = self.operations.get(name) else {
             return Err(invalid(format!("operation {name:?} is unknown here")));
         };
-        if !operation.arguments.is_empty() {
-            return Err(invalid(format!(
-                "operation {name}: arguments are for SQL text; give parameters by name"
-            )));
-        }
         let declared = &found.operation.parameters;
-        if let Some(unknown) = operation
-            .parameters
-            .keys()
-            .find(|given| declared.iter().all(|(name, _)| name != *given))
-        {
-            return Err(invalid(format!(
-                "operation {name}: parameter {unknown:?} is unknown"
-            )));
-        }
-        let argument = |(parameter, kind): &(String, ParameterType)| {
-            let at = || format!("operation {name}: parameter {parameter}");
-            let value = operation
-                .parameters
-                .get(parameter)
-                .ok_or_else(|| invalid(format!("{} is missing", at())))?;
-            typed(value, *kind)
-                .and_then(|argument| storable(argument, dialect))
-                .map_err(|problem| invalid(format!("{} {problem}", at())))
-        };
+        let arguments = arguments(name, declared, operation, |argument| {
+            storable(argument, dialect)
+        })?;
         Ok(Statement {
             label: name.into(),
             sql: Arc::clone(&found.sql),
-            arguments: declared.iter().map(argument).collect::<Result<_, _>>()?,
+            arguments,
             expected_rows: found.operation.expected_rows,
             persistent: true,
         })
@@ -331,6 +312,18 @@ impl Statement {
 
 fn check_definition(operation: &NamedOperation) -> Result<(), CatalogError> {
     let name = &operation.name;
+    check_names(name, &operation.parameters)?;
+    if operation.sql.trim().is_empty() {
+        return Err(CatalogError(format!("operation {name}: sql is empty")));
+    }
+    Ok(())
+}
+
+/// Checks how an operation and its parameters are named.
+pub(crate) fn check_names(
+    name: &str,
+    parameters: &[(String, ParameterType)],
+) -> Result<(), CatalogError> {
     let legal = |name: &str| {
         !name.is_empty()
             && name.len() <= NAME_BYTES_MAX
@@ -344,7 +337,7 @@ fn check_definition(operation: &NamedOperation) -> Result<(), CatalogError> {
         )));
     }
     let mut seen = HashSet::new();
-    for (parameter, _) in &operation.parameters {
+    for (parameter, _) in parameters {
         if !legal(parameter) {
             return Err(CatalogError(format!(
                 "operation {name}: parameter name {parameter:?} is not legal"
@@ -356,24 +349,59 @@ fn check_definition(operation: &NamedOperation) -> Result<(), CatalogError> {
             )));
         }
     }
-    if operation.sql.trim().is_empty() {
-        return Err(CatalogError(format!("operation {name}: sql is empty")));
-    }
     Ok(())
 }
 
-fn signature(operation: &NamedOperation) -> v1::OperationSignature {
+/// The values given to a named operation, checked and in the order of their declaration. `check` says what else they must be.
+pub(crate) fn arguments(
+    name: &str,
+    declared: &[(String, ParameterType)],
+    operation: &v1::Operation,
+    check: impl Fn(Argument) -> Result<Argument, String>,
+) -> Result<Vec<Argument>, Refusal> {
+    if !operation.arguments.is_empty() {
+        return Err(invalid(format!(
+            "operation {name}: arguments are for SQL text; give parameters by name"
+        )));
+    }
+    if let Some(unknown) = operation
+        .parameters
+        .keys()
+        .find(|given| declared.iter().all(|(name, _)| name != *given))
+    {
+        return Err(invalid(format!(
+            "operation {name}: parameter {unknown:?} is unknown"
+        )));
+    }
+    let argument = |(parameter, kind): &(String, ParameterType)| {
+        let at = || format!("operation {name}: parameter {parameter}");
+        let value = operation
+            .parameters
+            .get(parameter)
+            .ok_or_else(|| invalid(format!("{} is missing", at())))?;
+        typed(value, *kind)
+            .and_then(&check)
+            .map_err(|problem| invalid(format!("{} {problem}", at())))
+    };
+    declared.iter().map(argument).collect()
+}
+
+/// What to list of an operation in hello.
+pub(crate) fn signature(
+    name: &str,
+    parameters: &[(String, ParameterType)],
+) -> v1::OperationSignature {
     let parameter = |(name, kind): &(String, ParameterType)| v1::ParameterSignature {
         name: name.clone(),
         r#type: v1::ParameterType::from(*kind).into(),
     };
     v1::OperationSignature {
-        name: operation.name.clone(),
-        parameters: operation.parameters.iter().map(parameter).collect(),
+        name: name.into(),
+        parameters: parameters.iter().map(parameter).collect(),
     }
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
+pub(crate) fn invalid(message: impl Into<String>) -> Refusal {
     Refusal {
         code: v1::AbortCode::InvalidOperation,
         message: message.into(),
@@ -422,6 +450,11 @@ fn untyped(value: &v1::Value) -> Result<Argument, String> {
         Some(Kind::Float(value)) => Ok(Argument::Float(*value)),
         Some(Kind::Text(value)) => Ok(Argument::Text(value.clone())),
         Some(Kind::Bytes(value)) => Ok(Argument::Bytes(value.to_vec())),
+        // The coordinator puts the values in before it sends a step.
+        Some(Kind::Reference(_)) => Err(
+            "is a reference to another step's result, which has a meaning only in a saga's definition"
+                .into(),
+        ),
         None => Err("has no value; NULL must be said".into()),
     }
 }
@@ -515,6 +548,10 @@ mod tests {
             (
                 named("rate", &[("value", Kind::Integer(i64::MAX))]),
                 "parameter value must be of type float",
+            ),
+            (
+                named("rate", &[("value", Kind::Reference("order.id".into()))]),
+                "parameter value is a reference",
             ),
         ];
         for (operation, expected) in cases {

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use unanimity_proto::v1::{self, coordinator_message, participant_message::Kind};
 
-use crate::participant::{BranchId, InDoubt, Prepare, Refusal, Settled, Vote};
+use crate::participant::{
+    BranchId, Compensated, Fence, InDoubt, Prepare, Refusal, STEP_RESULT_BYTES, Settled, Step,
+    StepOutcome, Vote,
+};
 
 /// The longest id of a transaction, in bytes: what MySQL takes as gtrid.
 const TRANSACTION_ID_BYTES: usize = 64;
@@ -73,6 +76,39 @@ pub(crate) enum Work {
     },
     /// Settle a one-phase branch.
     Prove,
+    /// Do a saga's step, or undo one; boxed because it is large.
+    RunStep(Box<RunStep>),
+    /// Tell whether a saga's step took effect.
+    SettleStep {
+        /// At most this long ago it was sent for the first time.
+        age: Duration,
+        /// Echoed.
+        attempt: u32,
+    },
+}
+
+impl Work {
+    /// Counts the time for which it has waited behind other work: the age in it was told when it was sent.
+    pub(crate) fn has_waited(&mut self, time: Duration) {
+        match self {
+            Self::RunStep(run) => run.step.age = run.step.age.saturating_add(time),
+            Self::SettleStep { age, .. } => *age = age.saturating_add(time),
+            Self::Prepare(_)
+            | Self::Commit { .. }
+            | Self::Abort { .. }
+            | Self::Execute { .. }
+            | Self::Prove => {}
+        }
+    }
+}
+
+/// A saga's step to do, or to undo.
+#[derive(Clone, Debug)]
+pub(crate) struct RunStep {
+    /// What to run.
+    pub(crate) step: Step,
+    /// Set where it is a compensation: what it undoes.
+    pub(crate) compensated: Option<Compensated>,
 }
 
 /// A message that can't be acted on.
@@ -117,6 +153,14 @@ pub(crate) fn parse(message: v1::CoordinatorMessage) -> Result<Incoming, Malform
         ),
         Some(Kind::Prove(message)) => on_branch(message.key, Work::Prove),
         Some(Kind::Execute(message)) => execute(message),
+        Some(Kind::RunStep(message)) => run_step(message),
+        Some(Kind::SettleStep(message)) => on_branch(
+            message.key,
+            Work::SettleStep {
+                age: age(message.age),
+                attempt: message.attempt,
+            },
+        ),
         Some(Kind::EnlistResult(message)) => Ok(enlist_result(message)),
         Some(Kind::ListInDoubt(_)) => Ok(Incoming::ListInDoubt),
         None => Err(Malformed {
@@ -189,6 +233,71 @@ fn execute(message: v1::Execute) -> Result<Incoming, Malformed> {
         timeout: timeout(message.timeout),
     };
     Ok(Incoming::Branch(branch, work))
+}
+
+/// Nothing can be known under a malformed key, so nothing took effect: a refusal is the truth.
+fn run_step(message: v1::RunStep) -> Result<Incoming, Malformed> {
+    let (key, attempt) = (message.key.clone(), message.attempt);
+    let parsed = branch_id(key.as_ref()).and_then(|branch| {
+        let compensated = message
+            .compensates
+            .map(|undone| compensated(&branch, undone))
+            .transpose()?;
+        Ok((branch, compensated))
+    });
+    let (branch, compensated) = match parsed {
+        Ok(parsed) => parsed,
+        Err(problem) => {
+            let outcome = StepOutcome::Refused(malformed(&problem));
+            let answer = Some(Box::new(step_result(key, attempt, outcome)));
+            return Err(Malformed { problem, answer });
+        }
+    };
+    let step = Step {
+        branch: branch.clone(),
+        name: message.step,
+        // An operation without a statement is the participant's to refuse.
+        operation: message.operation.unwrap_or_default(),
+        keep_result: message.keep_result,
+        fences: message.fences.into_iter().map(fence).collect(),
+        timeout: timeout(message.timeout),
+        attempt,
+        age: age(message.age),
+        traceparent: message.traceparent,
+    };
+    let work = Work::RunStep(Box::new(RunStep { step, compensated }));
+    Ok(Incoming::Branch(branch, work))
+}
+
+fn compensated(branch: &BranchId, undone: v1::Compensates) -> Result<Compensated, String> {
+    if undone.branch == 0 || undone.branch == branch.number {
+        return Err(format!(
+            "the coordinator sent compensation {branch} for a step that can't be, branch {}",
+            undone.branch
+        ));
+    }
+    Ok(Compensated {
+        branch: BranchId {
+            transaction: branch.transaction.clone(),
+            number: undone.branch,
+        },
+        unsettled: undone.unsettled,
+        result: undone.result,
+    })
+}
+
+fn fence(fence: v1::Fence) -> Fence {
+    Fence {
+        key: fence.key,
+        token: fence.token,
+    }
+}
+
+/// An age that can't be read is that of a request which may have come at any time before.
+fn age(duration: Option<prost_types::Duration>) -> Duration {
+    duration.map_or(Duration::ZERO, |duration| {
+        duration.try_into().unwrap_or(Duration::MAX)
+    })
 }
 
 fn enlist_result(message: v1::EnlistResult) -> Incoming {
@@ -295,6 +404,59 @@ pub(crate) fn execute_result(
         result,
         reason,
     }))
+}
+
+/// Answers a run-step or a settle-step.
+pub(crate) fn step_result(
+    key: Option<v1::BranchKey>,
+    attempt: u32,
+    outcome: StepOutcome,
+) -> v1::ParticipantMessage {
+    let mut message = v1::StepResult {
+        key,
+        attempt,
+        ..v1::StepResult::default()
+    };
+    let (kind, refusal) = match carried(outcome) {
+        StepOutcome::Done { result } => {
+            message.result = result;
+            (v1::StepResultKind::Done, None)
+        }
+        StepOutcome::Refused(refusal) => (v1::StepResultKind::Refused, Some(refusal)),
+        StepOutcome::Failed(refusal) => (v1::StepResultKind::Failed, Some(refusal)),
+        StepOutcome::Unknown(problem) => (v1::StepResultKind::Unknown, Some(failed(problem))),
+        StepOutcome::Working(at_work) => (v1::StepResultKind::Working, Some(failed(at_work))),
+        StepOutcome::Never => (v1::StepResultKind::Never, None),
+    };
+    message.reason = refusal.map(reason);
+    message.set_kind(kind);
+    up(Kind::StepResult(message))
+}
+
+/// A result that can't be sent is the service's defect. The effect is there all the same, so "refused" would be a lie, and "done" without the result
+/// would let the saga go on with a value that nobody has: unknown, until the service tells it properly.
+fn carried(outcome: StepOutcome) -> StepOutcome {
+    let StepOutcome::Done { result } = &outcome else {
+        return outcome;
+    };
+    let bytes = result.len();
+    let problem = if bytes > STEP_RESULT_BYTES {
+        format!("{bytes} bytes, more than the {STEP_RESULT_BYTES} that can be sent")
+    } else if !result.is_empty() && serde_json::from_str::<serde_json::Value>(result).is_err() {
+        "a form that is no JSON".to_owned()
+    } else {
+        return outcome;
+    };
+    StepOutcome::Unknown(format!(
+        "the participant says that it took effect, but its result has {problem}: the participant's code must be corrected"
+    ))
+}
+
+fn failed(message: String) -> Refusal {
+    Refusal {
+        code: v1::AbortCode::ParticipantFailure,
+        message,
+    }
 }
 
 /// Asks to join a transaction.
@@ -415,6 +577,54 @@ mod tests {
                 .answer
                 .is_none()
         );
+    }
+
+    fn step_of(branch: u32, compensated: Option<u32>) -> v1::CoordinatorMessage {
+        let step = v1::RunStep {
+            key: Some(v1::BranchKey {
+                transaction_id: "u1.a".into(),
+                branch,
+            }),
+            compensates: compensated.map(|branch| v1::Compensates {
+                branch,
+                ..v1::Compensates::default()
+            }),
+            attempt: 7,
+            ..v1::RunStep::default()
+        };
+        v1::CoordinatorMessage {
+            kind: Some(coordinator_message::Kind::RunStep(step)),
+        }
+    }
+
+    #[test]
+    fn a_step_that_names_no_branch_or_undoes_itself_is_refused() {
+        for (branch, compensated) in [(0, None), (0, Some(1)), (3, Some(0)), (3, Some(3))] {
+            let malformed = parse(step_of(branch, compensated)).expect_err("malformed");
+            let Some(Kind::StepResult(result)) = malformed.answer.and_then(|answer| answer.kind)
+            else {
+                panic!("no result")
+            };
+            assert_eq!(
+                (result.kind(), result.attempt),
+                (v1::StepResultKind::Refused, 7)
+            );
+        }
+        let Ok(Incoming::Branch(branch, Work::RunStep(run))) = parse(step_of(4, Some(1))) else {
+            panic!("no step")
+        };
+        let undone = run.compensated.expect("a compensation");
+        assert_eq!((branch.number, undone.branch.number), (4, 1));
+    }
+
+    #[test]
+    fn an_age_that_makes_no_sense_is_not_taken_for_the_first_time() {
+        assert_eq!(age(None), Duration::ZERO);
+        let negative = prost_types::Duration {
+            seconds: -1,
+            nanos: 0,
+        };
+        assert_eq!(age(Some(negative)), Duration::MAX);
     }
 
     #[test]

@@ -377,18 +377,18 @@ async fn a_conflict_is_told_as_such() {
     let limit = Duration::from_secs(10);
     let (one, two) = (branch(), branch());
     bank.resource
-        .execute(&one, true, change("credit", "a", 1), limit)
+        .operate(&one, true, change("credit", "a", 1), limit)
         .await
         .unwrap();
     bank.resource
-        .execute(&two, true, change("credit", "b", 1), limit)
+        .operate(&two, true, change("credit", "b", 1), limit)
         .await
         .unwrap();
     let (first, second) = tokio::join!(
         bank.resource
-            .execute(&one, false, change("credit", "b", 1), limit),
+            .operate(&one, false, change("credit", "b", 1), limit),
         bank.resource
-            .execute(&two, false, change("credit", "a", 1), limit),
+            .operate(&two, false, change("credit", "a", 1), limit),
     );
     let refusals: Vec<_> = [first, second]
         .into_iter()
@@ -514,7 +514,7 @@ async fn rows_come_back_with_their_values() {
     let arguments = [fixture::integer(7), fixture::text("y")];
     let result = bank
         .resource
-        .execute(
+        .operate(
             &branch(),
             true,
             sql(query, &arguments),

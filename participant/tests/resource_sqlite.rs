@@ -690,7 +690,7 @@ async fn rows_come_back_with_their_values() {
     let first = branch();
     let result = bank
         .resource()
-        .execute(&first, true, sql(query, &[fixture::text("y")]), limit)
+        .operate(&first, true, sql(query, &[fixture::text("y")]), limit)
         .await
         .unwrap();
     let shown: Vec<String> = result.rows[0]
@@ -711,13 +711,13 @@ async fn rows_come_back_with_their_values() {
     let returning = sql("UPDATE account SET balance = balance + 1 RETURNING id", &[]);
     let result: v1::OperationResult = bank
         .resource()
-        .execute(&first, false, returning, limit)
+        .operate(&first, false, returning, limit)
         .await
         .unwrap();
     assert_eq!((result.rows.len(), result.affected_rows), (2, 2));
     let short = bank
         .resource()
-        .execute(
+        .operate(
             &first,
             false,
             sql("SELECT ?, ?", &[fixture::text("y")]),

@@ -322,7 +322,7 @@ pub struct TransactionView {
     /// Why it was aborted, or turned back.
     pub abort_reason: Option<AbortReason>,
     /// Where it is a saga.
-    pub saga: Option<SagaView>,
+    pub saga: Option<Box<SagaView>>,
 }
 
 /// A branch as shown.

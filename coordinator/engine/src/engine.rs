@@ -262,10 +262,8 @@ impl Engine {
     fn view(&self, transaction: &Transaction) -> TransactionView {
         let mut view = transaction.view();
         view.saga = transaction.saga.as_ref().map(|saga| {
-            saga.view(
-                self.locks_in_the_way(&transaction.id),
-                transaction.is_ended(),
-            )
+            let waiting_for = self.locks_in_the_way(&transaction.id);
+            Box::new(saga.view(waiting_for, transaction.is_ended()))
         });
         view
     }
@@ -296,10 +294,10 @@ impl Engine {
             (self.seed, self.log, self.epoch, self.drawn, salt).hash(&mut hasher);
             u128::from(hasher.finish())
         };
-        let random = hash(1) << 64 | hash(2);
+        let random = (hash(1) << 64) | hash(2);
         let (version, variant) = (0x7 << 76, 0x2 << 62);
-        let free = (1 << 80) - 1 & !(0xf << 76) & !(0x3 << 62);
-        u128::from(self.unix_ms() & 0xffff_ffff_ffff) << 80 | version | variant | random & free
+        let free = ((1 << 80) - 1) & !(0xf << 76) & !(0x3 << 62);
+        (u128::from(self.unix_ms() & 0xffff_ffff_ffff) << 80) | version | variant | (random & free)
     }
 
     fn message(&mut self, session: SessionId, message: Upward) {

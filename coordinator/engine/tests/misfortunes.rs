@@ -332,7 +332,11 @@ fn a_commit_that_is_forgotten_while_a_checkpoint_runs_is_not_presumed_aborted() 
     for record in &bench.log[keep.0 as usize - 1..] {
         replay.apply(record.clone());
     }
-    let engine = replay.start(LOG, settings, Seq(bench.log.len() as u64 + 1), Moment(0));
+    let engine = replay.start(
+        LOG,
+        settings,
+        start(Seq(bench.log.len() as u64 + 1), Moment(0)),
+    );
     let mut bench = Bench { engine, ..bench };
     bench.drain();
     bench.sync();
@@ -523,7 +527,7 @@ fn a_checkpoint_carries_a_registration_under_way() {
     }
     assert_eq!(
         replay
-            .start(LOG, Settings::default(), Seq(99), Moment(0))
+            .start(LOG, Settings::default(), start(Seq(99), Moment(0)))
             .participants()
             .len(),
         1

@@ -566,7 +566,7 @@ fn a_checkpoint_carries_what_is_live_and_lets_the_rest_go() {
         .cloned()
         .for_each(|record| replay.apply(record));
     assert!(replay.is_whole(keep) && !Replay::new().is_whole(keep));
-    let engine = replay.start(LOG, Settings::default(), Seq(100), Moment(0));
+    let engine = replay.start(LOG, Settings::default(), start(Seq(100), Moment(0)));
     assert_eq!(engine.incarnation().epoch, Epoch(2), "the epoch goes on");
     assert_eq!(
         engine.transaction(&id).unwrap().state,
@@ -639,6 +639,7 @@ fn records_keep_their_bytes() {
             proof: "771".into(),
         }],
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+        parent: None,
     };
     let heuristics = vec![unanimity_engine::Heuristic {
         branch: 2,

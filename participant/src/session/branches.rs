@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -29,6 +29,7 @@ const RESULT_BYTES: usize = 7 << 19;
 struct Job {
     work: Work,
     outbox: Outbox,
+    arrived: Instant,
 }
 
 /// A task runs for each branch that has an entry, and takes its next job from there.
@@ -57,11 +58,18 @@ impl<P: Participant> Branches<P> {
     pub(crate) fn submit(self: &Arc<Self>, branch: BranchId, work: Work, outbox: Outbox) {
         match work {
             Work::Execute { .. } => self.opened(branch.clone()),
-            Work::Prepare(_) | Work::Commit { .. } | Work::Abort { .. } | Work::Prove => {
-                self.closed(&branch)
-            }
+            Work::Prepare(_)
+            | Work::Commit { .. }
+            | Work::Abort { .. }
+            | Work::Prove
+            | Work::RunStep(_)
+            | Work::SettleStep { .. } => self.closed(&branch),
         }
-        let job = Job { work, outbox };
+        let job = Job {
+            work,
+            outbox,
+            arrived: Instant::now(),
+        };
         match self.queues.lock().entry(branch) {
             Entry::Occupied(mut busy) => enqueue(busy.get_mut(), job),
             Entry::Vacant(idle) => {
@@ -126,10 +134,12 @@ impl<P: Participant> Branches<P> {
     fn next(&self, branch: &BranchId) -> Option<Job> {
         let mut queues = self.queues.lock();
         let job = queues.get_mut(branch).and_then(VecDeque::pop_front);
-        if job.is_none() {
+        let Some(mut job) = job else {
             queues.remove(branch);
-        }
-        job
+            return None;
+        };
+        job.work.has_waited(job.arrived.elapsed());
+        Some(job)
     }
 
     /// A panic in the participant's code gets no answer, because nothing true can be said; the coordinator's clock settles it.
@@ -167,6 +177,18 @@ impl<P: Participant> Branches<P> {
                 let result = self.execute(branch, open, *operation, timeout).await;
                 wire::execute_result(Some(wire::key(branch)), sequence, result)
             }
+            Work::RunStep(run) => {
+                let attempt = run.step.attempt;
+                let outcome = match run.compensated {
+                    None => participant.execute(run.step).await,
+                    Some(compensated) => participant.compensate(run.step, compensated).await,
+                };
+                wire::step_result(Some(wire::key(branch)), attempt, outcome)
+            }
+            Work::SettleStep { age, attempt } => {
+                let outcome = participant.settle(branch, age).await;
+                wire::step_result(Some(wire::key(branch)), attempt, outcome)
+            }
         }
     }
 
@@ -199,10 +221,10 @@ impl<P: Participant> Branches<P> {
     }
 }
 
-/// A decision that comes again while the same one still waits takes its place, so that a database that hangs does not fill the memory.
+/// What comes again while the same still waits takes its place, so that a database that hangs does not fill the memory.
 fn enqueue(waiting: &mut VecDeque<Job>, job: Job) {
     match waiting.back_mut() {
-        Some(last) if repeats(&last.work, &job.work) => last.outbox = job.outbox,
+        Some(last) if repeats(&last.work, &job.work) => *last = job,
         _ => waiting.push_back(job),
     }
 }
@@ -211,7 +233,10 @@ fn repeats(earlier: &Work, later: &Work) -> bool {
     match (earlier, later) {
         (Work::Commit { proof: one }, Work::Commit { proof: other }) => one == other,
         (Work::Abort { proof: one }, Work::Abort { proof: other }) => one == other,
-        (Work::Prove, Work::Prove) => true,
+        // A step's key stands for the same work for ever; the later attempt is the one that is waited for.
+        (Work::Prove, Work::Prove)
+        | (Work::RunStep(_), Work::RunStep(_))
+        | (Work::SettleStep { .. }, Work::SettleStep { .. }) => true,
         _ => false,
     }
 }

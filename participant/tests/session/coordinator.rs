@@ -224,6 +224,39 @@ pub(crate) fn execute(transaction: &str, sequence: u64) -> CoordinatorMessage {
     }))
 }
 
+pub(crate) fn run_step(transaction: &str, attempt: u32) -> CoordinatorMessage {
+    message(down::Kind::RunStep(v1::RunStep {
+        key: key(transaction),
+        attempt,
+        ..v1::RunStep::default()
+    }))
+}
+
+/// Undoes what branch 1 of the same transaction did.
+pub(crate) fn compensate(transaction: &str, attempt: u32) -> CoordinatorMessage {
+    message(down::Kind::RunStep(v1::RunStep {
+        key: Some(v1::BranchKey {
+            transaction_id: transaction.into(),
+            branch: 2,
+        }),
+        compensates: Some(v1::Compensates {
+            branch: 1,
+            unsettled: true,
+            result: "{}".into(),
+        }),
+        attempt,
+        ..v1::RunStep::default()
+    }))
+}
+
+pub(crate) fn settle_step(transaction: &str, attempt: u32) -> CoordinatorMessage {
+    message(down::Kind::SettleStep(v1::SettleStep {
+        key: key(transaction),
+        age: None,
+        attempt,
+    }))
+}
+
 pub(crate) fn list_in_doubt() -> CoordinatorMessage {
     message(down::Kind::ListInDoubt(v1::ListInDoubt {}))
 }

@@ -2,6 +2,7 @@
 
 mod coordinator;
 mod enlisting;
+mod steps;
 mod work;
 
 use std::{sync::Arc, time::Duration};
@@ -110,7 +111,7 @@ async fn hello_comes_first_and_alone_and_tells_what_is_in_doubt() {
         (
             hello.agent.as_str(),
             hello.resource.as_str(),
-            hello.one_phase
+            hello.one_phase && hello.settles_steps
         ),
         ("host:1", "postgres:7", true)
     );

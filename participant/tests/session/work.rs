@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use unanimity_participant::participant::{
-    BranchId, InDoubt, Participant, Prepare, Refusal, Settled, Unavailable, Vote,
+    BranchId, Compensated, InDoubt, Participant, Prepare, Refusal, STEP_RESULT_BYTES, Settled,
+    Step, StepOutcome, Unavailable, Vote,
 };
 use unanimity_proto::v1;
 
@@ -112,5 +113,42 @@ impl Participant for Work {
     async fn prove(&self, branch: &BranchId) -> Settled {
         self.note("prove", branch).await;
         Settled::Committed
+    }
+
+    async fn execute(&self, step: Step) -> StepOutcome {
+        self.note("step", &step.branch).await;
+        match step.branch.transaction.as_str() {
+            "panic" => panic!("told to"),
+            "large" => StepOutcome::Done {
+                result: format!("\"{}\"", "x".repeat(STEP_RESULT_BYTES)),
+            },
+            "crooked" => StepOutcome::Done {
+                result: "{\"id\": ".into(),
+            },
+            "refused" => StepOutcome::Refused(Refusal {
+                code: v1::AbortCode::Refused,
+                message: "sold out".into(),
+            }),
+            _ => StepOutcome::Done {
+                result: "{\"id\": 7}".into(),
+            },
+        }
+    }
+
+    async fn compensate(&self, step: Step, compensated: Compensated) -> StepOutcome {
+        assert!(compensated.unsettled && compensated.result == "{}");
+        let what = format!(
+            "compensation {} of {} in",
+            step.branch.number, compensated.branch.number
+        );
+        self.note(&what, &step.branch).await;
+        StepOutcome::Done {
+            result: String::new(),
+        }
+    }
+
+    async fn settle(&self, branch: &BranchId, _age: Duration) -> StepOutcome {
+        self.note("settle", branch).await;
+        StepOutcome::Never
     }
 }

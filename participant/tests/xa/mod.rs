@@ -324,7 +324,7 @@ async fn counts_a_change_behind_a_select_as_a_change() {
         Settled::Aborted
     );
     bank.resource
-        .execute(
+        .operate(
             &opened,
             true,
             sql("SELECT take(30)", &[]),
@@ -454,18 +454,18 @@ async fn a_conflict_is_told_as_such_and_leaves_nothing() {
     let limit = Duration::from_secs(10);
     let (one, two) = (branch(), branch());
     bank.resource
-        .execute(&one, true, change("credit", "a", 1), limit)
+        .operate(&one, true, change("credit", "a", 1), limit)
         .await
         .unwrap();
     bank.resource
-        .execute(&two, true, change("credit", "b", 1), limit)
+        .operate(&two, true, change("credit", "b", 1), limit)
         .await
         .unwrap();
     let (first, second) = tokio::join!(
         bank.resource
-            .execute(&one, false, change("credit", "b", 1), limit),
+            .operate(&one, false, change("credit", "b", 1), limit),
         bank.resource
-            .execute(&two, false, change("credit", "a", 1), limit),
+            .operate(&two, false, change("credit", "a", 1), limit),
     );
     let winner = if first.is_ok() { &one } else { &two };
     let refusals: Vec<_> = [first, second]
@@ -653,7 +653,7 @@ async fn rows_come_back_with_their_values() {
          TIMESTAMP '2024-02-29 12:34:56.5', CAST(18446744073709551615 AS UNSIGNED), ? FROM account WHERE id = 'a'";
     let result = bank
         .resource
-        .execute(
+        .operate(
             &branch(),
             true,
             sql(query, &[fixture::text("y")]),
@@ -681,7 +681,7 @@ async fn rows_come_back_with_their_values() {
     assert_eq!(shown, expected);
     let short = bank
         .resource
-        .execute(
+        .operate(
             &branch(),
             true,
             sql("SELECT ?, ?", &[fixture::text("y")]),

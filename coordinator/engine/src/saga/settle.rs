@@ -186,19 +186,20 @@ impl Saga {
     }
 
     /// Whether the saga can't turn without knowing if this step took effect: where it decides; where its compensation uses its result; and
-    /// where an earlier incarnation may have gone on to a later stage, so that all may have been done.
+    /// where an earlier incarnation may have done all of its stage, gone on to a later one, and told its client.
     pub(crate) fn must_know(&self, step: usize) -> bool {
         let found = &self.steps[step];
         let uses_result = |work: &super::Work| {
             let own = |reference: &Reference| matches!(reference, Reference::Result { step, .. } if *step == found.definition.name);
             work.bindings.iter().any(|binding| own(&binding.reference))
         };
-        let later = self.replayed
-            && self.steps.iter().any(|s| s.kind() > Kind::Compensatable)
+        let may_have_ended = self.replayed
             && !self
                 .steps
                 .iter()
                 .any(|s| s.fate == Fate::Never && s.kind() == Kind::Compensatable);
-        found.kind() == Kind::Pivot || found.compensation().is_some_and(uses_result) || later
+        found.kind() == Kind::Pivot
+            || found.compensation().is_some_and(uses_result)
+            || may_have_ended
     }
 }

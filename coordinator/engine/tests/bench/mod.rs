@@ -5,7 +5,7 @@
 use unanimity_engine::{
     AbortCode, AbortReason, Answer, BranchKey, Completion, Downward, Effect, Engine, Input, LogId,
     Moment, Opened, ParticipantName, Record, Refusal, Replay, RequestId, Seq, SessionId, Settings,
-    Submit, Ticket, TransactionId, TransactionState, Upward, Vote,
+    Start, Submit, Ticket, TransactionId, TransactionState, Upward, Vote,
 };
 
 pub(crate) const LOG: LogId = LogId(1);
@@ -31,7 +31,7 @@ impl Bench {
         let mut replay = Replay::new();
         log.iter().cloned().for_each(|record| replay.apply(record));
         let next = Seq(log.len() as u64 + 1);
-        let engine = replay.start(LOG, settings, next, Moment(0));
+        let engine = replay.start(LOG, settings, start(next, Moment(0)));
         let synced = log.len();
         let mut bench = Bench {
             engine,
@@ -189,6 +189,16 @@ impl Bench {
     }
 }
 
+/// An incarnation's start; the wall clock says the same as the other.
+pub(crate) fn start(next_seq: Seq, now: Moment) -> Start {
+    Start {
+        next_seq,
+        now,
+        unix_ms: now.0,
+        seed: 7,
+    }
+}
+
 pub(crate) fn name(text: &str) -> ParticipantName {
     ParticipantName::parse(text).unwrap()
 }
@@ -201,6 +211,7 @@ pub(crate) fn opened(session: u64, participant: &str, capacity: u32, one_phase: 
         resource: participant.into(),
         capacity,
         one_phase,
+        settles_steps: true,
         in_doubt: Vec::new(),
     }
 }

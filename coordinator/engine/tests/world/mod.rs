@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use unanimity_engine::{
     AbortCode, AbortReason, Answer, BranchKey, Completion, Downward, Effect, Engine, Event, Found,
     Input, LogId, Moment, Opened, ParticipantName, Record, Refusal, Replay, RequestId, Seq,
-    SessionId, Settings, Submit, Ticket, TransactionId, TransactionState, Upward, Vote,
+    SessionId, Settings, Start, Submit, Ticket, TransactionId, TransactionState, Upward, Vote,
 };
 
 pub(crate) const LOG: LogId = LogId(0xfeed);
@@ -81,7 +81,11 @@ impl Site {
                 completion: self.prove(key),
             },
             Downward::ListInDoubt => Upward::InDoubt(self.in_doubt()),
-            Downward::Welcome(_) | Downward::Execute { .. } | Downward::Enlisted { .. } => return,
+            Downward::Welcome(_)
+            | Downward::Execute { .. }
+            | Downward::RunStep { .. }
+            | Downward::SettleStep { .. }
+            | Downward::Enlisted { .. } => return,
         };
         self.outbox.push_back((session, reply));
     }
@@ -206,7 +210,7 @@ impl World {
     }
 
     pub(crate) fn with(seed: u64, sites: &[(&str, bool)], settings: Settings) -> Self {
-        let engine = Replay::new().start(LOG, settings, Seq(1), Moment(0));
+        let engine = Replay::new().start(LOG, settings, from(Seq(1), Moment(0)));
         let sites = sites.iter().map(|(name, one_phase)| Site {
             name: ParticipantName::parse(name).unwrap(),
             one_phase: *one_phase,
@@ -356,6 +360,7 @@ impl World {
             resource: site.name.to_string(),
             capacity: 3,
             one_phase: site.one_phase,
+            settles_steps: true,
             in_doubt: site.in_doubt(),
         };
         self.handle(Input::SessionOpened(opened));
@@ -383,7 +388,7 @@ impl World {
             replay.apply(Record::decode(bytes).unwrap());
         }
         let next = Seq(self.disk.last().map_or(1, |(seq, _)| seq.0 + 1));
-        self.engine = replay.start(LOG, self.settings, next, self.now);
+        self.engine = replay.start(LOG, self.settings, from(next, self.now));
         for site in &mut self.sites {
             site.session = None;
         }
@@ -441,5 +446,15 @@ impl World {
             }
         }
         outcomes
+    }
+}
+
+/// An incarnation's start; the wall clock says the same as the other.
+fn from(next_seq: Seq, now: Moment) -> Start {
+    Start {
+        next_seq,
+        now,
+        unix_ms: now.0,
+        seed: 7,
     }
 }
