@@ -714,22 +714,22 @@ fn a_definition_that_makes_no_sense_is_refused_by_the_name_of_its_field() {
             vec![group(Pivot, &["a", "a"])],
         ),
         (
-            "steps[0].parameters.p",
+            "steps[0].action.operation.parameters.p",
             vec![with_action(step("a", Compensatable, &[]), refers("z.id"))],
         ),
         (
-            "steps[0].parameters.p",
+            "steps[0].action.operation.parameters.p",
             vec![with_action(step("a", Compensatable, &[]), refers("a.id"))],
         ),
         (
-            "steps[1].parameters.p",
+            "steps[1].action.operation.parameters.p",
             vec![
                 step("a", Compensatable, &[]),
                 with_action(step("b", Compensatable, &[]), refers("a.id")),
             ],
         ),
         (
-            "steps[1].parameters.p",
+            "steps[1].action.operation.parameters.p",
             vec![
                 group(Pivot, &["a", "b"]),
                 with_action(step("e", Retriable, &[]), refers("g.id")),

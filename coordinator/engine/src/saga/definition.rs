@@ -97,6 +97,25 @@ impl StepDefinition {
         }
     }
 
+    /// Where a reference in one of its works stands in the request, of which this is the step of that index.
+    fn field(&self, index: usize, work: &Work, binding: &Binding) -> String {
+        let is_this = |other: &Work| std::ptr::eq(other, work);
+        let place = &binding.place;
+        let operation = match &self.work {
+            StepWork::Single { action, .. } if is_this(action) => "action.operation".to_owned(),
+            StepWork::Single { .. } => "action.compensation".to_owned(),
+            StepWork::Group(branches) => {
+                let branch = branches.iter().position(|(_, other)| is_this(other));
+                format!(
+                    "group.branches[{}].operations[{}]",
+                    branch.unwrap_or_default(),
+                    place.operation
+                )
+            }
+        };
+        format!("steps[{index}].{operation}.{place}")
+    }
+
     /// Bytes of its operations.
     pub(crate) fn bytes(&self) -> usize {
         self.works().iter().map(|work| work.payload.len()).sum()
@@ -245,7 +264,7 @@ fn check_references(
                 let Reference::Result { step: name, .. } = &binding.reference else {
                     continue;
                 };
-                let field = format!("steps[{index}].{}", binding.place);
+                let field = step.definition.field(index, work, binding);
                 let Some(&source) = positions.get(name) else {
                     let problem = format!("{}: there is no step {name}", binding.reference);
                     return Err(invalid(field, problem));
