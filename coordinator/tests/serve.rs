@@ -4,6 +4,10 @@
 mod house;
 #[path = "serve/participant.rs"]
 mod participant;
+#[path = "serve/saga.rs"]
+mod saga;
+#[path = "serve/shop.rs"]
+mod shop;
 
 use std::time::Duration;
 

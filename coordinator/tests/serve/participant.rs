@@ -69,6 +69,7 @@ pub(crate) fn hello(name: &str) -> v1::Hello {
             parameters: vec![amount],
         }],
         in_doubt: Vec::new(),
+        settles_steps: false,
     }
 }
 
@@ -207,7 +208,9 @@ fn answer(message: Down, manner: Manner, database: &Database) -> Option<Up> {
             })
         }
         Down::ListInDoubt(_) => Up::InDoubtReport(v1::InDoubtReport::default()),
-        Down::Welcome(_) | Down::EnlistResult(_) => return None,
+        Down::Welcome(_) | Down::EnlistResult(_) | Down::RunStep(_) | Down::SettleStep(_) => {
+            return None;
+        }
     })
 }
 
