@@ -10,7 +10,7 @@ use tonic::{
 use unanimity_proto::v1::{self, transaction_service_client::TransactionServiceClient};
 
 use crate::{
-    Begin, Error, Listing, Snapshot, Submission,
+    Begin, Error, Listing, SagaSubmission, Snapshot, Submission,
     error::Verdict,
     retry::{Failure, LONGEST_WAIT, Patience, persist},
     submit::limited,
@@ -58,6 +58,11 @@ impl Client {
         Submission::new(self.clone())
     }
 
+    /// A saga to submit: steps that each commit at once, and are undone where the whole can't be done.
+    pub fn saga(&self) -> SagaSubmission {
+        SagaSubmission::new(self.clone())
+    }
+
     /// An interactive transaction to open.
     pub fn begin(&self) -> Begin {
         Begin::new(self.clone())
@@ -85,10 +90,10 @@ impl Client {
         Listing::new(self.clone())
     }
 
-    /// Aborts a transaction that is not decided. Asked again, it gives the same answer.
+    /// Aborts a transaction that is not decided, or turns a saga back that is not past its pivot. Asked again, it gives the same answer.
     ///
     /// # Errors
-    /// [`Error::Refused`] where it is decided to commit, [`Error::NotFound`], [`Error::Unavailable`].
+    /// [`Error::Refused`] where it is too late, [`Error::NotFound`], [`Error::Unavailable`].
     pub async fn abort(
         &self,
         transaction_id: impl Into<String>,

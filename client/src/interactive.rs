@@ -136,7 +136,7 @@ impl Client {
             .commit_transaction(limited(request, limit))
             .await?
             .into_inner();
-        decided(response.transaction)
+        decided(Snapshot::from_wire(response.transaction)?)
     }
 }
 

@@ -21,6 +21,9 @@
 //! # }
 //! ```
 //!
+//! Where databases can't hold a transaction open for each other, [`Client::saga`] runs steps that each commit at once, and undoes them where
+//! the whole can't be done.
+//!
 //! Three things are kept apart, whatever the network does: an [`Outcome`] is what became of a transaction; an [`Error`] means that
 //! nothing was changed and nothing will be; and where neither can be said, the outcome is [`Outcome::Unknown`], which the caller
 //! has to handle. A lost reply is never reported as an abort.
@@ -33,11 +36,12 @@ mod operation;
 mod outcome;
 mod retry;
 mod rows;
+mod saga;
 mod snapshot;
 mod submit;
 mod value;
 
-pub use unanimity_proto::v1::{AbortCode, BranchState, TransactionState};
+pub use unanimity_proto::v1::{AbortCode, BranchState, StepKind, StepState, TransactionState};
 
 pub use self::{
     client::{Builder, Client, Tls},
@@ -46,7 +50,11 @@ pub use self::{
     operation::Operation,
     outcome::{Aborted, Heuristic, NotCommitted, Outcome, Receipt, Unknown},
     rows::{FromValue, Row, RowError, Rows},
-    snapshot::{Branch, Listing, Page, Snapshot},
+    saga::{
+        Compensated, NotCompleted, RunningSaga, SagaOutcome, SagaSubmission, Started, Step,
+        UnknownSaga,
+    },
+    snapshot::{Branch, Listing, Page, SagaProgress, Snapshot, StepProgress},
     submit::Submission,
     value::Value,
 };

@@ -151,7 +151,7 @@ impl fmt::Display for Aborted {
 /// A transaction with a branch that went against the decision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heuristic {
-    /// Its branches tell which did what.
+    /// Its branches tell which did what; of a saga, its steps and their groups.
     pub transaction: Box<Snapshot>,
 }
 
@@ -185,17 +185,21 @@ pub(crate) enum Question {
     Transaction(String),
 }
 
+/// What went wrong, for people.
+pub(crate) fn cause(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::NotTaken(error) => error.to_string(),
+        Verdict::Aborted(notice) => notice.message,
+        Verdict::MaybeTaken(doubt) => doubt.message,
+    }
+}
+
 impl Unknown {
     pub(crate) fn new(client: Client, question: Question, failure: Failure) -> Self {
-        let cause = match failure.last {
-            Verdict::NotTaken(error) => error.to_string(),
-            Verdict::Aborted(notice) => notice.message,
-            Verdict::MaybeTaken(doubt) => doubt.message,
-        };
         Self(Box::new(Asking {
             client,
             question,
-            cause,
+            cause: cause(failure.last),
         }))
     }
 

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::SystemTime};
 use unanimity_proto::v1;
 
 use crate::{
-    Aborted, BranchState, Client, Error, TransactionState,
+    Aborted, BranchState, Client, Error, StepKind, StepState, TransactionState,
     error::{Doubt, Verdict},
 };
 
@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub aborted: Option<Aborted>,
     /// When the coordinator took it on.
     pub start_time: Option<SystemTime>,
+    /// How far it has come, where it is a saga. Its branches are then empty.
+    pub saga: Option<SagaProgress>,
 }
 
 /// A branch as it stood.
@@ -41,6 +43,54 @@ pub struct Branch {
     pub last_error: Option<String>,
     /// Why an operator settled it, where one did.
     pub resolution_reason: Option<String>,
+}
+
+/// How far a saga had come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SagaProgress {
+    /// Its steps, in the order of their definition.
+    pub steps: Vec<StepProgress>,
+    /// Keys of its locks.
+    pub locks: Vec<String>,
+    /// Fencing token of its locks; `None` while it waits for them.
+    pub token: Option<u64>,
+    /// Locks that it waited for, and that others held.
+    pub waiting_for: Vec<String>,
+    /// When it turns back unless it is past its pivot; `None` where it had not begun.
+    pub deadline: Option<SystemTime>,
+}
+
+/// A step as it stood.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepProgress {
+    /// Its name.
+    pub name: String,
+    /// What may become of it.
+    pub kind: StepKind,
+    /// Who does it: one, or all of an atomic group.
+    pub participants: Vec<String>,
+    /// Steps that come before it.
+    pub after: Vec<String>,
+    /// Where it stands.
+    pub state: StepState,
+    /// How often the action was sent.
+    pub attempts: u32,
+    /// How often the compensation was sent.
+    pub compensation_attempts: u32,
+    /// When it is tried again, where it waits for that.
+    pub next_attempt_time: Option<SystemTime>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// Tried so often without success that a human should look. It goes on being tried.
+    pub stuck: bool,
+    /// What the action gave back, JSON, where that is known. The coordinator keeps it until the saga ends.
+    pub result: Option<String>,
+    /// Why an operator marked it done, where one did.
+    pub resolution_reason: Option<String>,
+    /// Of an atomic group: the transaction of the last attempt.
+    pub group_transaction_id: Option<String>,
+    /// It can be undone.
+    pub has_compensation: bool,
 }
 
 impl Snapshot {
@@ -83,6 +133,7 @@ impl Snapshot {
                 .collect::<Result<_, _>>()?,
             aborted,
             start_time: transaction.start_time.and_then(|time| time.try_into().ok()),
+            saga: transaction.saga.map(saga).transpose()?,
             transaction_id: id,
         })
     }
@@ -102,6 +153,43 @@ fn branch(branch: v1::Branch) -> Result<Branch, String> {
         delivery_attempts: branch.delivery_attempts,
         last_error: non_empty(branch.last_error),
         resolution_reason: non_empty(branch.resolution_reason),
+    })
+}
+
+fn saga(saga: v1::Saga) -> Result<SagaProgress, String> {
+    Ok(SagaProgress {
+        steps: saga.steps.into_iter().map(step).collect::<Result<_, _>>()?,
+        locks: saga.locks,
+        token: (saga.token > 0).then_some(saga.token),
+        waiting_for: saga.waiting_for,
+        deadline: saga.deadline.and_then(|time| time.try_into().ok()),
+    })
+}
+
+fn step(step: v1::Step) -> Result<StepProgress, String> {
+    let kind = match StepKind::try_from(step.kind) {
+        Ok(StepKind::Unspecified) | Err(_) => return Err(format!("step kind {}", step.kind)),
+        Ok(kind) => kind,
+    };
+    let state = match StepState::try_from(step.state) {
+        Ok(StepState::Unspecified) | Err(_) => return Err(format!("step state {}", step.state)),
+        Ok(state) => state,
+    };
+    Ok(StepProgress {
+        name: step.name,
+        kind,
+        participants: step.participants,
+        after: step.after,
+        state,
+        attempts: step.attempts,
+        compensation_attempts: step.compensation_attempts,
+        next_attempt_time: step.next_attempt_time.and_then(|time| time.try_into().ok()),
+        last_error: non_empty(step.last_error),
+        stuck: step.stuck,
+        result: non_empty(step.result),
+        resolution_reason: non_empty(step.resolution_reason),
+        group_transaction_id: non_empty(step.group_transaction_id),
+        has_compensation: step.has_compensation,
     })
 }
 
@@ -146,7 +234,7 @@ impl Listing {
         self
     }
 
-    /// Only those with a branch at this participant.
+    /// Only those with a branch, or a step, at this participant.
     pub fn participant(mut self, name: impl Into<String>) -> Self {
         self.participant = name.into();
         self

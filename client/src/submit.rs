@@ -9,7 +9,7 @@ use unanimity_proto::v1;
 use uuid::Uuid;
 
 use crate::{
-    Client, Error, Operation, Outcome, Reason, Unknown,
+    Client, Error, Operation, Outcome, Reason, Snapshot, Unknown,
     age::FirstSent,
     error::{Doubt, Verdict},
     outcome::Question,
@@ -160,15 +160,24 @@ impl Client {
             .submit_transaction(limited(request, limit))
             .await?
             .into_inner();
-        decided(response.transaction)
+        decided(Snapshot::from_wire(response.transaction)?)
     }
 
-    /// One look.
+    /// One look, for the outcome.
     pub(crate) async fn outcome_of(
         &self,
         transaction_id: &str,
         limit: Duration,
     ) -> Result<Outcome, Verdict> {
+        decided(self.snapshot_of(transaction_id, limit).await?)
+    }
+
+    /// One look.
+    pub(crate) async fn snapshot_of(
+        &self,
+        transaction_id: &str,
+        limit: Duration,
+    ) -> Result<Snapshot, Verdict> {
         let request = v1::GetTransactionRequest {
             transaction_id: transaction_id.to_owned(),
         };
@@ -177,13 +186,12 @@ impl Client {
             .get_transaction(limited(request, limit))
             .await?
             .into_inner();
-        decided(response.transaction)
+        Snapshot::from_wire(response.transaction)
     }
 }
 
 /// A transaction that isn't decided is no answer yet.
-pub(crate) fn decided(transaction: Option<v1::Transaction>) -> Result<Outcome, Verdict> {
-    let snapshot = crate::Snapshot::from_wire(transaction)?;
+pub(crate) fn decided(snapshot: Snapshot) -> Result<Outcome, Verdict> {
     Outcome::from_snapshot(snapshot).map_err(|snapshot| {
         let message = format!("transaction {} is not decided yet", snapshot.transaction_id);
         Verdict::MaybeTaken(Doubt::no_answer(message))

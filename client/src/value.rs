@@ -17,9 +17,17 @@ pub enum Value {
     Text(String),
     /// Raw bytes.
     Bytes(Vec<u8>),
+    /// In a saga: a value that is known only when it runs; from [`Value::reference`].
+    Reference(String),
 }
 
 impl Value {
+    /// In a saga's steps: a value out of the result of an earlier step, as `<step>.<path>`, or the saga's id, as `transaction.id`. The path
+    /// names fields of objects, and positions in lists from 0: `order.rows.0.id` is the column `id` of the first row that `order` returned.
+    pub fn reference(path: impl Into<String>) -> Self {
+        Self::Reference(path.into())
+    }
+
     /// The kind, in words, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -29,6 +37,7 @@ impl Value {
             Self::Float(_) => "float",
             Self::Text(_) => "text",
             Self::Bytes(_) => "bytes",
+            Self::Reference(_) => "reference",
         }
     }
 
@@ -57,6 +66,7 @@ impl From<Value> for v1::Value {
             Value::Float(value) => Kind::Float(value),
             Value::Text(value) => Kind::Text(value),
             Value::Bytes(value) => Kind::Bytes(value),
+            Value::Reference(path) => Kind::Reference(path),
         };
         Self { kind: Some(kind) }
     }
@@ -112,6 +122,16 @@ mod tests {
         for value in values {
             assert_eq!(Value::from_wire(value.clone().into()), Some(value));
         }
+    }
+
+    #[test]
+    fn a_reference_is_asked_with_and_never_answered() {
+        let wire = v1::Value::from(Value::reference("order.id"));
+        assert_eq!(
+            wire.kind,
+            Some(v1::value::Kind::Reference("order.id".into()))
+        );
+        assert_eq!(Value::from_wire(wire), None);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The client against a coordinator that loses replies, is busy, or goes away: one request id, and never a false outcome.
 
+#[path = "fake_coordinator/saga.rs"]
+mod saga;
+
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
@@ -38,8 +41,9 @@ enum Step {
 struct Script {
     steps: HashMap<&'static str, VecDeque<Step>>,
     calls: Vec<(&'static str, String)>,
-    /// Of submits and begins.
+    /// Of submits, sagas and begins.
     ages: Vec<Option<Duration>>,
+    saga: Option<v1::SubmitSagaRequest>,
     attempts_limited: bool,
 }
 
@@ -76,6 +80,12 @@ impl Fake {
 
     fn ages(&self) -> Vec<Option<Duration>> {
         self.0.lock().expect("no panic").ages.clone()
+    }
+
+    /// The last one that was submitted.
+    fn saga(&self) -> v1::SubmitSagaRequest {
+        let saga = self.0.lock().expect("no panic").saga.clone();
+        saga.expect("submitted")
     }
 
     async fn play<T>(
@@ -130,7 +140,9 @@ fn client(address: SocketAddr) -> Client {
 fn transaction(state: v1::TransactionState, request_id: &str) -> v1::Transaction {
     let aborted = matches!(
         state,
-        v1::TransactionState::Aborted | v1::TransactionState::Aborting
+        v1::TransactionState::Aborted
+            | v1::TransactionState::Aborting
+            | v1::TransactionState::Compensated
     );
     v1::Transaction {
         transaction_id: ID.into(),
@@ -168,6 +180,35 @@ impl TransactionService for Fake {
             .play(&request, "submit", id, TransactionState::Committed)
             .await?;
         Ok(Response::new(v1::SubmitTransactionResponse { transaction }))
+    }
+
+    async fn submit_saga(
+        &self,
+        request: Request<v1::SubmitSagaRequest>,
+    ) -> Result<Response<v1::SubmitSagaResponse>, Status> {
+        self.aged(request.get_ref().age);
+        self.0.lock().expect("no panic").saga = Some(request.get_ref().clone());
+        let id = &request.get_ref().request_id;
+        let transaction = self
+            .play(&request, "saga", id, TransactionState::Committed)
+            .await?;
+        let step = v1::Step {
+            name: "order".into(),
+            kind: v1::StepKind::Compensatable.into(),
+            state: v1::StepState::Retrying.into(),
+            stuck: true,
+            next_attempt_time: Some(prost_types::Timestamp::default()),
+            ..Default::default()
+        };
+        Ok(Response::new(v1::SubmitSagaResponse {
+            transaction: transaction.map(|transaction| v1::Transaction {
+                saga: Some(v1::Saga {
+                    steps: vec![step],
+                    ..Default::default()
+                }),
+                ..transaction
+            }),
+        }))
     }
 
     async fn begin_transaction(
