@@ -171,10 +171,14 @@ fn advice(reason: &str) -> Option<&'static str> {
         }
         "PARTICIPANT_UNKNOWN" => "`unanimity participant list` shows all that ever registered",
         "TRANSACTION_DECIDED" => {
-            "a decision never changes; `unanimity tx get` shows its delivery, `unanimity tx retry` sends it now"
+            "a decision never changes, and a saga past its pivot only goes forward; `unanimity tx get` shows how far it is, \
+             `unanimity tx retry` sends now what is due"
         }
         "TRANSACTION_NOT_OPEN" => "`unanimity tx get` shows where it stands",
         "BRANCH_NOT_IN_DOUBT" => "`unanimity tx get` shows where its branches stand",
+        "STEP_NOT_TRIED" => {
+            "`unanimity tx get` shows its steps; only one that is being tried, or waits to be, can be marked done"
+        }
         "OUTCOME_PENDING" => "start the participant that it hangs on, then ask again",
         "STOPPING" => {
             "look with `unanimity tx get` when it is back, or run the same command again, which is safe"

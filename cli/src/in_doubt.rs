@@ -1,20 +1,16 @@
 //! `unanimity in-doubt`: branches that are prepared and not settled.
 
-use std::io::{self, IsTerminal, Write};
-
 use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 use unanimity_proto::v1;
 
 use crate::{
+    confirm::{confirm, reason},
     connection::Connection,
-    exit::{Effect, Exit, Failure},
+    exit::{Effect, Failure},
     output::{Format, Show, non_empty, print, table},
     tx::{Transaction, enum_word},
 };
-
-/// As short as a reason may be, in characters; the coordinator's bound.
-const SHORTEST_REASON: usize = 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -53,15 +49,6 @@ fn branch(text: &str) -> Result<(String, u32), String> {
         .ok_or_else(|| "it has the form <TRANSACTION>.<NUMBER>, the number from 1".to_owned())
 }
 
-fn reason(text: &str) -> Result<String, String> {
-    match text.trim() {
-        trimmed if trimmed.chars().count() < SHORTEST_REASON => Err(format!(
-            "whoever reads the log later needs at least {SHORTEST_REASON} characters"
-        )),
-        trimmed => Ok(trimmed.to_owned()),
-    }
-}
-
 impl Command {
     /// Asks the operator, where there is something to ask.
     pub(crate) fn confirm(&self) -> Result<(), Failure> {
@@ -74,32 +61,14 @@ impl Command {
         else {
             return Ok(());
         };
-        if !io::stdin().is_terminal() {
-            return Err(Failure::new(
-                Exit::Usage,
-                "there is no terminal to ask whether you are sure",
-            )
-            .advise("give --yes"));
-        }
         let made = if *committed {
             "committed"
         } else {
             "rolled back"
         };
-        eprint!(
-            "Branch {number} of {id} counts as {made} for ever, and nothing is sent to it any more. Type yes to go on: "
-        );
-        let failed = |error| Failure::new(Exit::Internal, format!("can't ask: {error}"));
-        io::stderr().flush().map_err(failed)?;
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer).map_err(failed)?;
-        match answer.trim() {
-            "yes" => Ok(()),
-            _ => Err(Failure::new(
-                Exit::Usage,
-                "not confirmed; nothing was changed",
-            )),
-        }
+        confirm(&format!(
+            "Branch {number} of {id} counts as {made} for ever, and nothing is sent to it any more."
+        ))
     }
 
     pub(crate) async fn run(self, connection: Connection, format: Format) -> Result<(), Failure> {

@@ -3,9 +3,11 @@
 //! Data goes to stdout and everything else to stderr; the exit code tells a script what happened without reading either. No command
 //! decides anything by itself: what changes a transaction is asked of the coordinator.
 
+mod confirm;
 mod connection;
 mod exit;
 mod in_doubt;
+mod lock;
 mod log;
 mod output;
 mod participant;
@@ -61,7 +63,7 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Transactions.
+    /// Transactions, and sagas among them.
     #[command(subcommand, alias = "transaction")]
     Tx(tx::Command),
     /// Participants and their sessions.
@@ -70,6 +72,9 @@ enum Command {
     /// Branches that are prepared and not settled.
     #[command(subcommand)]
     InDoubt(in_doubt::Command),
+    /// Locks that sagas hold.
+    #[command(subcommand)]
+    Lock(lock::Command),
     /// The coordinator's write-ahead log, read from its directory without a coordinator.
     #[command(subcommand)]
     Log(log::Command),
@@ -97,13 +102,14 @@ pub async fn run(arguments: Arguments) -> ExitCode {
 
 async fn dispatch(Arguments { global, command }: Arguments) -> Result<(), Failure> {
     let format = global.output;
+    // A question to the operator comes before anything can fail halfway.
+    match &command {
+        Command::InDoubt(command) => command.confirm()?,
+        Command::Tx(command) => command.confirm()?,
+        _ => {}
+    }
     let command = match command {
         Command::Log(command) => return command.run(format),
-        Command::InDoubt(command) => {
-            // A question to the operator comes before anything can fail halfway.
-            command.confirm()?;
-            Command::InDoubt(command)
-        }
         command => command,
     };
     let connection = Connection::open(&global).await?;
@@ -111,6 +117,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<(), Failur
         Command::Tx(command) => command.run(connection, format).await,
         Command::Participant(command) => command.run(connection, format).await,
         Command::InDoubt(command) => command.run(connection, format).await,
+        Command::Lock(command) => command.run(connection, format).await,
         Command::Status => status::run(connection, format).await,
         Command::Log(_) => unreachable!("a log is read without a coordinator, above"),
     }
@@ -152,7 +159,11 @@ mod tests {
             &format!(
                 "tx retry {id} --coordinator https://c:1 --ca a.pem --certificate b.pem --key c.pem"
             ),
+            "tx list --state running --state compensating --state compensated",
+            &format!("tx cancel {id}"),
+            &format!("tx resolve-step {id} pay --reason paid-in-cash --yes"),
             "participant list",
+            "lock list",
             "in-doubt list",
             &format!("in-doubt resolve {id}.2 --committed --reason restored-from-backup --yes"),
             "log verify /var/lib/unanimity/log",
@@ -172,6 +183,9 @@ mod tests {
             "tx get",
             "--timeout 0s status",
             "status --certificate b.pem",
+            &format!("tx resolve-step {id} pay"),
+            &format!("tx resolve-step {id} pay --reason short"),
+            &format!("tx resolve-step {id} --reason paid-in-cash"),
             &format!("in-doubt resolve {id}.0 --committed --reason restored-from-backup"),
             "in-doubt resolve 2 --committed --reason restored-from-backup",
             &format!("in-doubt resolve {id}.2 --reason restored-from-backup"),

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Subcommand;
 use serde::Serialize;
-use unanimity_engine::Record;
+use unanimity_engine::{Record, SagaRecord};
 use unanimity_wal::{Report, WalError};
 
 use crate::{
@@ -217,6 +217,14 @@ fn kind(record: &Record) -> &'static str {
         Record::CheckpointBegin { .. } => "checkpoint_begin",
         Record::CheckpointTransaction { .. } => "checkpoint_transaction",
         Record::CheckpointEnd => "checkpoint_end",
+        Record::Saga(record) => match record {
+            SagaRecord::Begin(_) => "saga_begin",
+            SagaRecord::Step { .. } => "saga_step",
+            SagaRecord::Turn { .. } => "saga_turn",
+            SagaRecord::Resolve { .. } => "saga_resolve",
+            SagaRecord::End { .. } => "saga_end",
+            SagaRecord::Checkpoint { .. } => "checkpoint_saga",
+        },
     }
 }
 
@@ -227,6 +235,7 @@ fn transaction(record: &Record) -> Option<String> {
         }
         Record::End { transaction, .. } => Some(transaction.to_string()),
         Record::Resolve { branch, .. } => Some(branch.transaction.to_string()),
+        Record::Saga(record) => Some(record.transaction().to_string()),
         Record::Epoch(_)
         | Record::Participant { .. }
         | Record::CheckpointBegin { .. }

@@ -1,10 +1,14 @@
-//! `unanimity tx`: transactions.
+//! `unanimity tx`: transactions, and sagas among them.
+
+mod saga;
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use unanimity_proto::v1::{self, TransactionState};
 
+use self::saga::Saga;
 use crate::{
+    confirm::{confirm, reason},
     connection::Connection,
     exit::{Effect, Exit, Failure},
     output::{Format, Show, non_empty, pairs, print, table, word},
@@ -17,30 +21,48 @@ pub(crate) enum Command {
         /// Only in this state; may be given more than once.
         #[arg(long, value_enum)]
         state: Vec<State>,
-        /// Only with a branch at this participant.
+        /// Only with a branch, or a step, at this participant.
         #[arg(long)]
         participant: Option<String>,
         /// At most this many.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
-    /// Shows a transaction and its branches.
+    /// Shows a transaction and its branches, or a saga and its steps.
     Get {
         /// The transaction.
         id: String,
     },
-    /// Aborts a transaction that is not decided yet.
+    /// Aborts a transaction that is not decided yet, or turns a saga back that is not past its pivot.
+    ///
+    /// The answer comes as soon as that is certain. A saga may then still be at work to undo what it did.
+    #[command(visible_alias = "cancel")]
     Abort {
         /// The transaction.
         id: String,
         /// Why; kept with the transaction.
-        #[arg(long, default_value = "aborted by an operator")]
+        #[arg(long, default_value = "asked for by an operator")]
         reason: String,
     },
-    /// Sends a decision again now, rather than at the end of its back-off.
+    /// Sends a decision, or a saga's steps that failed, again now, rather than at the end of the back-off.
     Retry {
         /// The transaction.
         id: String,
+    },
+    /// Marks a saga's step, or its compensation, done because you did it by hand. Nothing is sent for it any more.
+    ///
+    /// It must be one that is being tried: its action where the saga goes forward, its compensation where it goes back.
+    ResolveStep {
+        /// The saga.
+        id: String,
+        /// The step's name.
+        step: String,
+        /// Why, in 10 characters or more; kept in the log.
+        #[arg(long, value_parser = reason)]
+        reason: String,
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -55,6 +77,9 @@ pub(crate) enum State {
     Committed,
     Aborted,
     Heuristic,
+    Running,
+    Compensating,
+    Compensated,
 }
 
 impl From<State> for TransactionState {
@@ -68,11 +93,29 @@ impl From<State> for TransactionState {
             State::Committed => Self::Committed,
             State::Aborted => Self::Aborted,
             State::Heuristic => Self::Heuristic,
+            State::Running => Self::Running,
+            State::Compensating => Self::Compensating,
+            State::Compensated => Self::Compensated,
         }
     }
 }
 
 impl Command {
+    /// Asks the operator, where there is something to ask.
+    pub(crate) fn confirm(&self) -> Result<(), Failure> {
+        match self {
+            Self::ResolveStep {
+                id,
+                step,
+                yes: false,
+                ..
+            } => confirm(&format!(
+                "Step {step} of {id}, or its compensation if that is being tried, counts as done for ever, and nothing is sent for it any more."
+            )),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) async fn run(
         self,
         mut connection: Connection,
@@ -124,6 +167,20 @@ impl Command {
                 let mut service = connection.admin.clone();
                 let response = connection
                     .answer(Effect::Changes, service.retry_transaction(request))
+                    .await?;
+                print(format, &Transaction::parse(response.transaction)?)
+            }
+            Self::ResolveStep {
+                id, step, reason, ..
+            } => {
+                let request = connection.request(v1::ResolveStepRequest {
+                    transaction_id: id,
+                    step,
+                    reason,
+                });
+                let mut service = connection.admin.clone();
+                let response = connection
+                    .answer(Effect::Changes, service.resolve_step(request))
                     .await?;
                 print(format, &Transaction::parse(response.transaction)?)
             }
@@ -181,6 +238,8 @@ pub(crate) struct Transaction {
     start_time: Option<String>,
     abort_reason: Option<AbortReason>,
     branches: Vec<Branch>,
+    /// Null where it is none.
+    saga: Option<Saga>,
 }
 
 #[derive(Debug, Serialize)]
@@ -217,10 +276,7 @@ impl Transaction {
             transaction_id: transaction.transaction_id,
             request_id: non_empty(transaction.request_id),
             state,
-            start_time: transaction
-                .start_time
-                .and_then(|time| jiff::Timestamp::new(time.seconds, time.nanos).ok())
-                .map(|time| format!("{time:.3}")),
+            start_time: time(transaction.start_time),
             abort_reason: transaction.abort_reason.map(|reason| AbortReason {
                 code: enum_word::<v1::AbortCode>(
                     reason.code,
@@ -231,8 +287,31 @@ impl Transaction {
                 message: reason.message,
             }),
             branches: transaction.branches.into_iter().map(Branch::from).collect(),
+            saga: transaction.saga.map(Saga::from),
         })
     }
+
+    fn participants(&self) -> String {
+        let steps = self.saga.iter().flat_map(|saga| &saga.steps);
+        let mut names: Vec<&str> = Vec::new();
+        for name in self
+            .branches
+            .iter()
+            .map(|branch| &branch.participant)
+            .chain(steps.flat_map(|step| &step.participants))
+        {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names.join(",")
+    }
+}
+
+/// RFC 3339, in UTC, to the millisecond.
+fn time(time: Option<prost_types::Timestamp>) -> Option<String> {
+    time.and_then(|time| jiff::Timestamp::new(time.seconds, time.nanos).ok())
+        .map(|time| format!("{time:.3}"))
 }
 
 impl From<v1::Branch> for Branch {
@@ -267,19 +346,25 @@ pub(crate) fn enum_word<E: TryFrom<i32>>(
 impl Show for List {
     fn text(&self) -> String {
         let rows = self.transactions.iter().map(|transaction| {
-            let participants: Vec<_> = transaction
-                .branches
-                .iter()
-                .map(|branch| branch.participant.as_str())
-                .collect();
+            let saga = transaction.saga.as_ref();
             [
                 transaction.transaction_id.clone(),
                 transaction.state.clone(),
                 transaction.start_time.clone().unwrap_or_default(),
-                participants.join(","),
+                transaction.participants(),
+                saga.map(Saga::stuck).unwrap_or_default(),
             ]
         });
-        table(["TRANSACTION", "STATE", "STARTED", "PARTICIPANTS"], rows)
+        table(
+            [
+                "TRANSACTION",
+                "STATE",
+                "STARTED",
+                "PARTICIPANTS",
+                "STUCK STEPS",
+            ],
+            rows,
+        )
     }
 }
 
@@ -301,7 +386,16 @@ impl Show for Transaction {
                 .as_ref()
                 .map(|name| format!(" by {name}"))
                 .unwrap_or_default();
-            head.push(("aborted", format!("{code}{by}: {message}")));
+            let what = if self.saga.is_some() {
+                "turned back"
+            } else {
+                "aborted"
+            };
+            head.push((what, format!("{code}{by}: {message}")));
+        }
+        if let Some(saga) = &self.saga {
+            head.extend(saga.head());
+            return format!("{}\n\n{}", pairs(head), saga.table());
         }
         let rows = self.branches.iter().map(|branch| {
             [

@@ -42,12 +42,61 @@ fn transaction() -> v1::Transaction {
             seconds: 1_795_000_000,
             nanos: 5_000_000,
         }),
+        saga: None,
+    }
+}
+
+/// One whose step is tried in vain, and holds two locks.
+fn saga() -> v1::Transaction {
+    let step = |name: &str, kind: v1::StepKind, state: v1::StepState| v1::Step {
+        name: name.into(),
+        kind: kind.into(),
+        participants: vec!["shop".into()],
+        state: state.into(),
+        attempts: 1,
+        ..Default::default()
+    };
+    let order = v1::Step {
+        result: "{\"id\":7}".into(),
+        has_compensation: true,
+        ..step("order", v1::StepKind::Compensatable, v1::StepState::Done)
+    };
+    let pay = v1::Step {
+        participants: vec!["bank1".into(), "bank2".into()],
+        after: vec!["order".into()],
+        attempts: 6,
+        next_attempt_time: Some(prost_types::Timestamp {
+            seconds: 1_795_000_060,
+            nanos: 0,
+        }),
+        last_error: "two\nlines".into(),
+        stuck: true,
+        group_transaction_id: ID.into(),
+        ..step("pay", v1::StepKind::Pivot, v1::StepState::Retrying)
+    };
+    v1::Transaction {
+        transaction_id: "saga".into(),
+        state: v1::TransactionState::Running.into(),
+        branches: Vec::new(),
+        saga: Some(v1::Saga {
+            steps: vec![order, pay],
+            locks: vec!["stock:7".into(), "stock:8".into()],
+            token: 41,
+            waiting_for: Vec::new(),
+            deadline: Some(prost_types::Timestamp {
+                seconds: 1_795_003_600,
+                nanos: 0,
+            }),
+        }),
+        ..transaction()
     }
 }
 
 async fn find(id: &str) -> Result<Option<v1::Transaction>, Status> {
     match id {
         ID => Ok(Some(transaction())),
+        "saga" => Ok(Some(saga())),
+        "idle" => Err(said(Code::FailedPrecondition, "STEP_NOT_TRIED")),
         "unknown" => Err(said(Code::NotFound, "TRANSACTION_UNKNOWN")),
         "decided" => Err(said(Code::FailedPrecondition, "TRANSACTION_DECIDED")),
         "draining" => Err(said(Code::Unavailable, "DRAINING")),
@@ -66,6 +115,13 @@ impl TransactionService for Fake {
         &self,
         _: Request<v1::SubmitTransactionRequest>,
     ) -> Result<Response<v1::SubmitTransactionResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn submit_saga(
+        &self,
+        _: Request<v1::SubmitSagaRequest>,
+    ) -> Result<Response<v1::SubmitSagaResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
@@ -187,6 +243,37 @@ impl AdminService for Fake {
         Ok(Response::new(v1::RetryTransactionResponse { transaction }))
     }
 
+    async fn resolve_step(
+        &self,
+        request: Request<v1::ResolveStepRequest>,
+    ) -> Result<Response<v1::ResolveStepResponse>, Status> {
+        let request = request.into_inner();
+        assert_eq!(
+            (request.step.as_str(), request.reason.as_str()),
+            ("pay", "paid in cash")
+        );
+        let transaction = find(&request.transaction_id).await?;
+        Ok(Response::new(v1::ResolveStepResponse { transaction }))
+    }
+
+    async fn list_locks(
+        &self,
+        request: Request<v1::ListLocksRequest>,
+    ) -> Result<Response<v1::ListLocksResponse>, Status> {
+        // Pages of one, and two locks in all.
+        let first = request.get_ref().page_token.is_empty();
+        let lock = v1::Lock {
+            key: if first { "stock:7" } else { "stock:8" }.into(),
+            transaction_id: "saga".into(),
+            token: 41,
+            waiting: 2,
+        };
+        Ok(Response::new(v1::ListLocksResponse {
+            locks: vec![lock],
+            next_page_token: if first { "stock:7" } else { "" }.into(),
+        }))
+    }
+
     async fn resolve_branch(
         &self,
         request: Request<v1::ResolveBranchRequest>,
@@ -256,6 +343,8 @@ async fn the_exit_code_tells_what_happened() {
         "the disk was replaced",
     ];
     let resolve_yes: Vec<_> = resolve.iter().copied().chain(["--yes"]).collect();
+    let step = |id| ["tx", "resolve-step", id, "pay", "--reason", "paid in cash"];
+    let step_yes = |id| step(id).into_iter().chain(["--yes"]).collect::<Vec<_>>();
     let table: &[(&[&str], i32)] = &[
         (&["tx", "get", ID], 0),
         (&["tx", "get", ID, "--timeout", "999999999h"], 0),
@@ -274,6 +363,14 @@ async fn the_exit_code_tells_what_happened() {
         (&["tx", "get", "hang", "--timeout", "200ms"], 6),
         (&["tx", "retry", "hang", "--timeout", "200ms"], 7),
         (&["tx", "retry", ID], 0),
+        (&["tx", "cancel", "saga"], 0),
+        (&["tx", "cancel", "decided"], 4),
+        (&["lock", "list"], 0),
+        (&step("saga"), 2),
+        (&step_yes("saga"), 0),
+        (&step_yes("idle"), 4),
+        (&step_yes("unknown"), 3),
+        (&step_yes("lost"), 7),
         (&resolve, 2),
         (&resolve_yes, 0),
         (&["status", "--coordinator", "http://127.0.0.1:1"], 6),
@@ -335,6 +432,7 @@ async fn json_has_a_stable_shape() {
             "last_error": "two\nlines",
             "resolution_reason": null,
         }],
+        "saga": null,
     });
     assert_eq!(
         run(address, &["tx", "get", ID, "-o", "json"]).await.json(),
@@ -377,6 +475,75 @@ async fn a_table_has_one_line_for_each() {
     assert!(!shown.contains('\u{1b}'), "no colour: {shown}");
 }
 
+#[tokio::test]
+async fn a_saga_is_shown_with_its_steps_and_locks() {
+    let address = serve().await;
+    let shown = run(address, &["tx", "get", "saga"]).await.stdout;
+    for words in [
+        "turns back at  2026-11-18T12:06:40.000Z",
+        "locks          stock:7, stock:8",
+        "token          41",
+        "bank1,bank2",
+        "retrying",
+        "two lines",
+    ] {
+        assert!(shown.contains(words), "{words:?} is missing in:\n{shown}");
+    }
+    let json = run(address, &["tx", "get", "saga", "-o", "json"])
+        .await
+        .json();
+    assert_eq!(
+        json["saga"],
+        serde_json::json!({
+            "steps": [
+                {
+                    "name": "order",
+                    "kind": "compensatable",
+                    "participants": ["shop"],
+                    "after": [],
+                    "state": "done",
+                    "attempts": 1,
+                    "compensation_attempts": 0,
+                    "next_attempt_time": null,
+                    "last_error": null,
+                    "stuck": false,
+                    "result": "{\"id\":7}",
+                    "resolution_reason": null,
+                    "group_transaction_id": null,
+                    "has_compensation": true,
+                },
+                {
+                    "name": "pay",
+                    "kind": "pivot",
+                    "participants": ["bank1", "bank2"],
+                    "after": ["order"],
+                    "state": "retrying",
+                    "attempts": 6,
+                    "compensation_attempts": 0,
+                    "next_attempt_time": "2026-11-18T11:07:40.000Z",
+                    "last_error": "two\nlines",
+                    "stuck": true,
+                    "result": null,
+                    "resolution_reason": null,
+                    "group_transaction_id": ID,
+                    "has_compensation": false,
+                },
+            ],
+            "locks": ["stock:7", "stock:8"],
+            "token": 41,
+            "waiting_for": [],
+            "deadline": "2026-11-18T12:06:40.000Z",
+        })
+    );
+    let locks = run(address, &["lock", "list"]).await.stdout;
+    assert_eq!(locks.lines().count(), 3, "{locks}");
+    let locks = run(address, &["lock", "list", "-o", "json"]).await.json();
+    assert_eq!(
+        locks["locks"][1],
+        serde_json::json!({ "key": "stock:8", "transaction_id": "saga", "token": 41, "waiting": 2 })
+    );
+}
+
 /// A small log with what a coordinator writes first, and a record that none wrote.
 fn write_log(directory: &Path, records: &[&[u8]]) {
     let options = unanimity_wal::Options::default();
@@ -410,6 +577,36 @@ async fn a_log_is_verified_and_dumped() {
             .lines()
             .count(),
         2
+    );
+}
+
+#[tokio::test]
+async fn a_dump_tells_what_became_of_sagas() {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().to_str().expect("UTF-8");
+    let transaction = ID.parse().expect("an id");
+    let step = unanimity_engine::DoneStep {
+        position: 0,
+        compensation: true,
+        result: None,
+        resolution: "refunded in cash".into(),
+    };
+    let resolve = unanimity_engine::SagaRecord::Resolve { transaction, step };
+    let bytes = unanimity_engine::Record::Saga(resolve).encode();
+    write_log(directory.path(), &[&bytes]);
+    let dumped = run(nowhere, &["log", "dump", path]).await;
+    assert!(
+        dumped.stdout.contains("refunded in cash"),
+        "{}",
+        dumped.stdout
+    );
+    let dumped = run(nowhere, &["log", "dump", path, "-o", "json"])
+        .await
+        .json();
+    assert_eq!(
+        (&dumped["kind"], &dumped["transaction_id"]),
+        (&"saga_resolve".into(), &ID.into())
     );
 }
 
