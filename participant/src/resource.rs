@@ -29,6 +29,10 @@ pub use self::{mysql::MysqlResource, postgres::PostgresResource, sqlite::SqliteR
 /// The proof of a branch that holds a marker row: where the row is, it committed; where neither row nor branch is, it didn't.
 pub const MARKER_PROOF: &str = "marker";
 
+/// The table of fences: the highest token that was seen of each lock. Rows are few and small, and stay for ever: without its row a holder of long
+/// ago would get through.
+pub(crate) const FENCE_TABLE: &str = "unanimity_fence";
+
 /// The table of marker rows: one row for each branch that committed with one, and a tombstone for each that must never commit.
 pub const MARKER_TABLE: &str = "unanimity_marker";
 

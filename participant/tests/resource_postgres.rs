@@ -265,10 +265,10 @@ async fn serves_a_role_without_rights_beyond_its_tables() {
     let Err(PreflightError::Refused { remedy, .. }) = connect(&url).await else {
         panic!("accepted")
     };
-    assert!(remedy.contains("grant SELECT, INSERT, DELETE"), "{remedy}");
+    assert!(remedy.contains("grant SELECT, INSERT, UPDATE, DELETE"), "{remedy}");
     run(
         &bank.url,
-        "GRANT SELECT, INSERT, DELETE ON unanimity_marker TO plain",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON unanimity_marker TO plain; GRANT SELECT, INSERT, UPDATE ON unanimity_fence TO plain",
     )
     .await;
     let plain = connect(&url).await.unwrap();

@@ -405,7 +405,7 @@ async fn refuses_what_can_not_vote_and_says_what_to_do() {
         .unwrap();
     }
     let text = refusal(&server.url_as("plain:secret", "locked")).await;
-    assert!(text.contains("grant SELECT, INSERT, DELETE"), "{text}");
+    assert!(text.contains("grant SELECT, INSERT, UPDATE, DELETE"), "{text}");
     let text = refusal(&server.url_as("plain:wrongsecret", "locked")).await;
     assert!(
         text.contains("refuses the login") && !text.contains("wrongsecret"),
