@@ -4,7 +4,8 @@
 //! taken at prepare, the others by a marker row written inside the branch. None ever takes "no such branch" for "done".
 //!
 //! `flow` is the way of a branch, which all go. The three tell what each does in its own way, in one layout: `preflight` (is this database
-//! fit to vote at all), `branch` (open, run, prepare), `outcome` (commit, abort, prove) and `values` (ours to theirs and back).
+//! fit to vote at all), `branch` (open, run, prepare), `outcome` (commit, abort, prove), `step` (what a saga's steps need besides) and `values`
+//! (ours to theirs and back).
 
 mod branches;
 mod connections;
@@ -14,6 +15,7 @@ pub mod mysql;
 pub mod postgres;
 pub mod sqlite;
 mod statement;
+mod step_result;
 
 use std::time::Duration;
 
@@ -21,13 +23,20 @@ use unanimity_proto::v1;
 
 use crate::{
     operation::{Catalog, CatalogError},
-    participant::{BranchId, InDoubt, Participant, Prepare, Refusal, Settled, Unavailable, Vote},
+    participant::{
+        BranchId, Compensated, InDoubt, Participant, Prepare, Refusal, Settled, Step, StepOutcome,
+        Unavailable, Vote,
+    },
 };
 
 pub use self::{mysql::MysqlResource, postgres::PostgresResource, sqlite::SqliteResource};
 
 /// The proof of a branch that holds a marker row: where the row is, it committed; where neither row nor branch is, it didn't.
 pub const MARKER_PROOF: &str = "marker";
+
+/// The table of fences: the highest token that was seen of each lock. Rows are few and small, and stay for ever: without its row a holder of long
+/// ago would get through.
+pub(crate) const FENCE_TABLE: &str = "unanimity_fence";
 
 /// The table of marker rows: one row for each branch that committed with one, and a tombstone for each that must never commit.
 pub const MARKER_TABLE: &str = "unanimity_marker";
@@ -186,7 +195,19 @@ impl Participant for Resource {
         operation: v1::Operation,
         timeout: Duration,
     ) -> Result<v1::OperationResult, Refusal> {
-        dispatch!(self, flow => flow.execute(branch, open, &operation, timeout).await)
+        dispatch!(self, flow => flow.operate(branch, open, &operation, timeout).await)
+    }
+
+    async fn execute(&self, step: Step) -> StepOutcome {
+        dispatch!(self, flow => flow.execute(&step).await)
+    }
+
+    async fn compensate(&self, step: Step, compensated: Compensated) -> StepOutcome {
+        dispatch!(self, flow => flow.compensate(&step, &compensated).await)
+    }
+
+    async fn settle(&self, branch: &BranchId, age: Duration) -> StepOutcome {
+        dispatch!(self, flow => flow.settle(branch, age).await)
     }
 
     async fn prove(&self, branch: &BranchId) -> Settled {

@@ -86,15 +86,19 @@ async fn run(url: &str, script: &str) {
 }
 
 macro_rules! shared_behaviour {
-    ($($name:ident),* $(,)?) => {
+    ($module:ident => $($name:ident),* $(,)?) => {
         $(#[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            fixture::$name(&PgBank::new().await).await;
+            $module::$name(&PgBank::new().await).await;
         })*
     };
 }
 
-shared_behaviour!(
+mod postgres {
+    mod steps;
+}
+
+shared_behaviour!(fixture =>
     commits_what_it_prepared_once_however_often_it_is_told,
     aborts_what_it_prepared,
     votes_read_only_where_nothing_was_changed,
@@ -265,10 +269,13 @@ async fn serves_a_role_without_rights_beyond_its_tables() {
     let Err(PreflightError::Refused { remedy, .. }) = connect(&url).await else {
         panic!("accepted")
     };
-    assert!(remedy.contains("grant SELECT, INSERT, DELETE"), "{remedy}");
+    assert!(
+        remedy.contains("grant SELECT, INSERT, UPDATE, DELETE"),
+        "{remedy}"
+    );
     run(
         &bank.url,
-        "GRANT SELECT, INSERT, DELETE ON unanimity_marker TO plain",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON unanimity_marker TO plain; GRANT SELECT, INSERT, UPDATE ON unanimity_fence TO plain",
     )
     .await;
     let plain = connect(&url).await.unwrap();

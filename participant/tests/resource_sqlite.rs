@@ -145,15 +145,19 @@ async fn connect(url: &str) -> Result<Resource, PreflightError> {
 }
 
 macro_rules! shared_behaviour {
-    ($($name:ident),* $(,)?) => {
+    ($module:ident => $($name:ident),* $(,)?) => {
         $(#[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            fixture::$name(&LiteBank::new().await).await;
+            $module::$name(&LiteBank::new().await).await;
         })*
     };
 }
 
-shared_behaviour!(
+mod sqlite {
+    mod steps;
+}
+
+shared_behaviour!(fixture =>
     commits_what_it_prepared_once_however_often_it_is_told,
     aborts_what_it_prepared,
     votes_read_only_where_nothing_was_changed,

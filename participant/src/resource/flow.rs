@@ -8,9 +8,12 @@
 //! What a database does in its own way is in two traits, for the two halves of a branch's life: [`BranchRules`] up to the vote, and
 //! [`OutcomeRules`] after it. The table of branches is kept here, and nowhere else: a database is given a connection, and says what became
 //! of it. All calls of one branch come one after the other.
+//!
+//! A saga's step is a branch that commits in one phase, and has no vote to remember: `step` is its way, and [`StepRules`] what it asks besides.
 
 mod branch;
 mod outcome;
+mod step;
 
 use std::{sync::Arc, time::Duration};
 
@@ -151,6 +154,44 @@ pub(crate) trait OutcomeRules: BranchRules {
     fn purge_batch(&self) -> impl Future<Output = Result<u64, Unavailable>> + Send;
 }
 
+/// What a saga's steps ask of a database besides. All but [`StepRules::find_out`] happen in the step's own local transaction.
+pub(crate) trait StepRules: OutcomeRules {
+    /// Raises a lock's token, unless it is higher, and says where it stands then. Until the branch ends nobody else can raise it.
+    fn raise(
+        &self,
+        opened: &mut Self::Branch,
+        key: &str,
+        token: i64,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<i64, Failure>> + Send;
+
+    /// Competes for the marker's key of an action: where there is none, a tombstone is written. Says what was there before. Waits for an action
+    /// that is at work.
+    fn contest(
+        &self,
+        opened: &mut Self::Branch,
+        action: &BranchId,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Undone, Failure>> + Send;
+
+    /// Keeps the result in the branch's own marker row.
+    fn keep(
+        &self,
+        opened: &mut Self::Branch,
+        branch: &BranchId,
+        result: &str,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Says what became of a branch whose [`BranchRules::commit`] brought no clear answer, as [`OutcomeRules::settle`] does, but leaves no
+    /// tombstone: the step may come again.
+    fn find_out(
+        &self,
+        branch: &BranchId,
+        left: &mut Option<Self::Branch>,
+    ) -> impl Future<Output = Settled> + Send;
+}
+
 /// A branch that was prepared.
 pub(crate) struct Prepared {
     /// What proves the outcome later.
@@ -165,6 +206,17 @@ pub(crate) struct Marker {
     pub(crate) number: i64,
     /// Else it is a tombstone.
     pub(crate) committed: bool,
+    /// What a saga's step gave back, where it was to be kept.
+    pub(crate) result: String,
+}
+
+/// What was found under the key of an action that is to be undone.
+pub(crate) enum Undone {
+    Committed,
+    /// It never took effect, and never will.
+    Tombstone,
+    /// Nothing; now there is a tombstone.
+    Absent,
 }
 
 /// Why a branch couldn't be begun. Nothing is left of it.
@@ -173,6 +225,8 @@ pub(crate) enum BeginError {
     MarkerTaken,
     /// It is prepared already, by another agent or by this one before a restart, and stands, with this proof.
     Prepared(String),
+    /// It is open elsewhere.
+    Elsewhere,
     /// Anything else.
     Failed(Refusal),
 }

@@ -73,9 +73,14 @@ pub(crate) fn age(branch: &BranchId) -> Option<Duration> {
 }
 
 /// Whether the absence of a branch's marker row still proves that it didn't commit: markers older than the retention are purged.
-/// A quarter of it is left for clocks that differ and for the time between the transaction's beginning and the marker.
 pub(crate) fn marker_proves_absence(branch: &BranchId, retention: Duration) -> bool {
-    age(branch).is_some_and(|age| age < retention / 4 * 3)
+    age(branch).is_some_and(|age| is_still_marked(age, retention))
+}
+
+/// Whether what was begun that long ago has its marker still, if it ever had one. A quarter of the retention is left for clocks that differ
+/// and for the time between the beginning and the marker.
+pub(crate) fn is_still_marked(age: Duration, retention: Duration) -> bool {
+    age < retention / 4 * 3
 }
 
 /// Lower-case hex, for `X'…'` and `decode('…', 'hex')`: text that can't break out of its quotes.

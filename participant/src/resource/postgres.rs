@@ -6,6 +6,7 @@
 mod branch;
 mod outcome;
 mod preflight;
+mod step;
 mod values;
 
 use std::{sync::Arc, time::Duration};

@@ -12,6 +12,7 @@ mod changeset;
 mod journal;
 mod outcome;
 mod preflight;
+mod step;
 mod values;
 mod writer;
 

@@ -101,16 +101,18 @@ fn xid(branch: &BranchId) -> String {
 }
 
 macro_rules! shared_behaviour {
-    ($($name:ident),* $(,)?) => {
+    ($module:ident => $($name:ident),* $(,)?) => {
         $(#[tokio::test(flavor = "multi_thread")]
         async fn $name() {
             if_installed!();
-            fixture::$name(&MyBank::new().await).await;
+            $module::$name(&MyBank::new().await).await;
         })*
     };
 }
 
-shared_behaviour!(
+mod steps;
+
+shared_behaviour!(fixture =>
     commits_what_it_prepared_once_however_often_it_is_told,
     aborts_what_it_prepared,
     votes_read_only_where_nothing_was_changed,
@@ -405,7 +407,10 @@ async fn refuses_what_can_not_vote_and_says_what_to_do() {
         .unwrap();
     }
     let text = refusal(&server.url_as("plain:secret", "locked")).await;
-    assert!(text.contains("grant SELECT, INSERT, DELETE"), "{text}");
+    assert!(
+        text.contains("grant SELECT, INSERT, UPDATE, DELETE"),
+        "{text}"
+    );
     let text = refusal(&server.url_as("plain:wrongsecret", "locked")).await;
     assert!(
         text.contains("refuses the login") && !text.contains("wrongsecret"),

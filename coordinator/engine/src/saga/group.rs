@@ -23,6 +23,16 @@ impl Engine {
             }
             None => return,
         };
+        if let Some(away) = branches
+            .iter()
+            .map(|b| &b.participant)
+            .find(|name| !self.is_here(name))
+        {
+            let message = format!("participant {away} is not connected");
+            self.group_at_work(id, step, None);
+            let reason = AbortReason::own(AbortCode::ParticipantUnavailable, message);
+            return self.group_failed(Parent { saga: id, step }, reason);
+        }
         let Some(timeout_ms) = self
             .saga(&id)
             .map(|s| s.steps[step].definition.retry.attempt_timeout_ms)
@@ -51,6 +61,11 @@ impl Engine {
             saga: None,
             parent: Some(Parent { saga: id, step }),
         });
+    }
+
+    fn is_here(&self, name: &crate::id::ParticipantName) -> bool {
+        let participant = self.participants.get(name);
+        participant.is_some_and(|p| !p.sessions.is_empty())
     }
 
     fn group_at_work(&mut self, id: TransactionId, step: usize, child: Option<TransactionId>) {

@@ -231,8 +231,11 @@ impl Engine {
         };
         let found = &mut saga.steps[step];
         let retry = &found.definition.retry;
-        let tries = found.attempts.max(found.compensation_attempts);
-        let doublings = found.failures.saturating_sub(1).min(20);
+        let tries = match task {
+            Task::Act | Task::Settle => found.attempts,
+            Task::Undo => found.compensation_attempts,
+        };
+        let doublings = tries.saturating_sub(1).min(20);
         let pause = retry
             .first_backoff_ms
             .saturating_mul(1 << doublings)

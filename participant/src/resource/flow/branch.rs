@@ -39,14 +39,14 @@ impl<D: OutcomeRules> Flow<D> {
         match self.database.begin(branch, &[], None, deadline).await {
             Ok(connection) => Ok(self.branches.begin(branch, connection)),
             Err(BeginError::Failed(refusal)) => Err(refusal),
-            Err(BeginError::Prepared(_) | BeginError::MarkerTaken) => Err(lost(format!(
-                "branch {branch} is in use, or prepared, already"
-            ))),
+            Err(BeginError::Prepared(_) | BeginError::Elsewhere | BeginError::MarkerTaken) => Err(
+                lost(format!("branch {branch} is in use, or prepared, already")),
+            ),
         }
     }
 
-    /// See [`crate::participant::Participant::execute`].
-    pub(crate) async fn execute(
+    /// See [`crate::participant::Participant::operate`].
+    pub(crate) async fn operate(
         &self,
         branch: &BranchId,
         open: bool,
@@ -122,6 +122,9 @@ impl<D: OutcomeRules> Flow<D> {
         match self.database.begin(branch, &work, marker, deadline).await {
             Ok(connection) => Ok(self.branches.begin(branch, connection)),
             Err(BeginError::Failed(refusal)) => Err(Vote::No(refusal)),
+            Err(BeginError::Elsewhere) => Err(Vote::No(lost(format!(
+                "branch {branch} is open already, elsewhere"
+            )))),
             Err(BeginError::Prepared(proof)) => {
                 let vote = yes(proof);
                 self.branches.found_prepared(branch, vote.clone(), None);
@@ -177,7 +180,7 @@ impl<D: OutcomeRules> Flow<D> {
     }
 
     /// Runs one statement. Rows are kept where `keep`.
-    async fn run(
+    pub(super) async fn run(
         &self,
         connection: &mut D::Branch,
         statement: &Statement,
@@ -237,7 +240,7 @@ impl<D: OutcomeRules> Flow<D> {
             return Vote::Committed;
         };
         let connection = lease.end(Vote::No(refusal.clone()));
-        let vote = if self.settle(&branch, connection).await {
+        let vote = if self.settle_one_phase(&branch, connection).await {
             Vote::Committed
         } else {
             Vote::No(refusal)
@@ -247,7 +250,7 @@ impl<D: OutcomeRules> Flow<D> {
     }
 
     /// Whether a branch told to commit in one phase did so. Asks until it knows.
-    async fn settle(&self, branch: &BranchId, connection: D::Branch) -> bool {
+    async fn settle_one_phase(&self, branch: &BranchId, connection: D::Branch) -> bool {
         let (mut left, mut pause) = (Some(connection), Duration::from_millis(20));
         let committed = loop {
             match self.database.settle(branch, &mut left).await {

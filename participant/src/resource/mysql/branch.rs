@@ -83,7 +83,7 @@ impl BranchConnection for MyBranch {
 
 impl MyBranch {
     /// Runs statements of our own.
-    async fn script(
+    pub(super) async fn script(
         &mut self,
         what: &str,
         script: String,
@@ -354,9 +354,7 @@ impl MysqlServer {
     async fn find_prepared(&self, branch: &BranchId) -> BeginError {
         match self.is_listed(branch).await {
             Ok(true) => BeginError::Prepared(MARKER_PROOF.into()),
-            Ok(false) => {
-                BeginError::Failed(lost(format!("branch {branch} is open already, elsewhere")))
-            }
+            Ok(false) => BeginError::Elsewhere,
             Err(problem) => BeginError::Failed(refusal(AbortCode::ParticipantUnavailable, problem)),
         }
     }

@@ -38,7 +38,7 @@ const DETACH_TRIES: u32 = 5;
 const DETACH_PAUSE: Duration = Duration::from_millis(50);
 
 /// The marker under a branch's key, or else under a request id.
-const FIND_MARKER: &str = "SELECT transaction_id, CAST(branch AS SIGNED), CAST(outcome AS SIGNED) FROM unanimity_marker \
+const FIND_MARKER: &str = "SELECT transaction_id, CAST(branch AS SIGNED), CAST(outcome AS SIGNED), result FROM unanimity_marker \
      WHERE (transaction_id = ? AND branch = ?) OR request_id = ? \
      ORDER BY (transaction_id = ? AND branch = ?) DESC LIMIT 1";
 
@@ -132,10 +132,13 @@ impl OutcomeRules for MysqlServer {
                 .await;
             let read = |row: MySqlRow| {
                 let transaction: Vec<u8> = row.try_get(0)?;
+                let result: Option<Vec<u8>> = row.try_get(3)?;
                 Ok(Marker {
                     transaction: String::from_utf8_lossy(&transaction).into_owned(),
                     number: row.try_get(1)?,
                     committed: row.try_get::<i64, _>(2)? == i64::from(MARKER_COMMITTED),
+                    result: String::from_utf8(result.unwrap_or_default())
+                        .map_err(|error| sqlx::Error::Decode(error.into()))?,
                 })
             };
             (connection, found.and_then(|row| row.map(read).transpose()))
@@ -253,7 +256,7 @@ impl MysqlServer {
 
     /// The outcome in the branch's marker row. A locking read: it waits for a branch that holds the row and hasn't ended, so that "not there"
     /// is final.
-    async fn own_marker(&self, branch: &BranchId) -> Result<Option<i32>, String> {
+    pub(super) async fn own_marker(&self, branch: &BranchId) -> Result<Option<i32>, String> {
         let script = format!(
             "SET SESSION innodb_lock_wait_timeout = {PROVE_SECONDS}; SELECT outcome FROM {MARKER_TABLE} \
              WHERE transaction_id = X'{}' AND branch = {} LOCK IN SHARE MODE",

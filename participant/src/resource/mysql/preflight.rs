@@ -7,13 +7,54 @@ use sqlx::{
     mysql::{MySqlConnectOptions, MySqlRow},
 };
 
-use crate::resource::{PreflightError, ResourceOptions};
+use crate::resource::{FENCE_TABLE, MARKER_TABLE, PreflightError, ResourceOptions};
 
 use super::values;
 
-const MARKER_DEFINITION: &str = "CREATE TABLE unanimity_marker (transaction_id VARBINARY(64) NOT NULL, branch INT UNSIGNED NOT NULL, \
-     request_id VARBINARY(255), outcome TINYINT NOT NULL, created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, \
-     PRIMARY KEY (transaction_id, branch), UNIQUE KEY request_id (request_id), KEY created_at (created_at)) ENGINE=InnoDB";
+/// A table of ours.
+struct Table {
+    name: &'static str,
+    definition: &'static str,
+    columns: &'static str,
+    /// What makes an older release's table into this one; empty where there is none.
+    upgrade: &'static str,
+    /// Changes that are rolled back, to see whether they may be made.
+    trial: &'static str,
+    /// What the agent's login needs.
+    rights: &'static str,
+    /// The columns of its unique indexes.
+    keys: &'static [&'static str],
+}
+
+const TABLES: [Table; 2] = [
+    Table {
+        name: MARKER_TABLE,
+        definition: "CREATE TABLE unanimity_marker (transaction_id VARBINARY(64) NOT NULL, branch INT UNSIGNED NOT NULL, \
+             request_id VARBINARY(255), outcome TINYINT NOT NULL, created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, \
+             result MEDIUMBLOB, PRIMARY KEY (transaction_id, branch), UNIQUE KEY request_id (request_id), KEY created_at (created_at)) \
+             ENGINE=InnoDB",
+        columns: "transaction_id, branch, request_id, outcome, created_at, result",
+        upgrade: "ALTER TABLE unanimity_marker ADD COLUMN result MEDIUMBLOB",
+        trial: "INSERT INTO unanimity_marker (transaction_id, branch, outcome) VALUES (X'70', 0, 2); \
+             UPDATE unanimity_marker SET outcome = 1 WHERE transaction_id = X'70'; \
+             DELETE FROM unanimity_marker WHERE transaction_id = X'70'",
+        rights: "SELECT, INSERT, UPDATE, DELETE",
+        keys: &["transaction_id,branch", "request_id"],
+    },
+    // Bytes, so that two keys that differ in case alone are two.
+    Table {
+        name: FENCE_TABLE,
+        definition: "CREATE TABLE unanimity_fence (lock_key VARBINARY(128) PRIMARY KEY, token BIGINT NOT NULL) ENGINE=InnoDB",
+        columns: "lock_key, token",
+        upgrade: "",
+        trial: "INSERT INTO unanimity_fence (lock_key, token) VALUES ('', 0); UPDATE unanimity_fence SET token = 1 WHERE lock_key = ''",
+        rights: "SELECT, INSERT, UPDATE",
+        keys: &["lock_key"],
+    },
+];
+
+/// An older table can't be changed while a prepared branch has written to it: that is waited for, but not by standing in everybody's way.
+const ALTER_SECONDS: u64 = 5;
 
 /// Which of the two it is: they differ in what becomes of a session after XA PREPARE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +143,7 @@ pub(super) async fn settle(
     Ok(())
 }
 
-/// Checks the server, and sees to it that the marker table is there.
+/// Checks the server, and sees to it that our tables are there.
 pub(super) async fn check(options: &MySqlConnectOptions) -> Result<Found, PreflightError> {
     let opened = tokio::time::timeout(Duration::from_secs(10), options.connect()).await;
     let mut connection = opened
@@ -110,7 +151,9 @@ pub(super) async fn check(options: &MySqlConnectOptions) -> Result<Found, Prefli
         .map_err(connect_error)?;
     let found = inspect(&mut connection).await?;
     recoverable(&mut connection, options.get_username()).await?;
-    marker_table(&mut connection).await?;
+    for wanted in &TABLES {
+        table(&mut connection, wanted).await?;
+    }
     transactional_tables(&mut connection).await?;
     let _ = connection.close().await;
     Ok(found)
@@ -246,39 +289,69 @@ async fn recoverable(connection: &mut MySqlConnection, user: &str) -> Result<(),
     }
 }
 
-/// Creates the table where it is missing. The login may lack the right to: whatever the creation says, what counts is that the table is
-/// there afterwards, with its keys, in InnoDB, and can be written.
-async fn marker_table(connection: &mut MySqlConnection) -> Result<(), PreflightError> {
+/// Creates the table where it is missing, and brings an older one up to date. Two agents may start at once, and the login may lack the right to:
+/// whatever the change says, what counts is that the table is there afterwards, with its keys, in InnoDB, and can be written.
+async fn table(connection: &mut MySqlConnection, table: &Table) -> Result<(), PreflightError> {
+    let Table {
+        name,
+        definition,
+        upgrade,
+        rights,
+        ..
+    } = table;
     let mut problem = String::new();
-    if marker_table_fits(connection).await.is_err() {
-        let create = MARKER_DEFINITION.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
-        if let Err(error) = sqlx::raw_sql(AssertSqlSafe(create))
-            .execute(&mut *connection)
-            .await
-        {
-            problem = format!(": {error}");
+    let change = match fits(connection, table).await {
+        Ok(true) => return Ok(()),
+        // ER_BAD_FIELD_ERROR: a column is missing.
+        Err(error) if values::number(&error) == 1054 && !upgrade.is_empty() => format!(
+            "SET SESSION lock_wait_timeout = {ALTER_SECONDS}, innodb_lock_wait_timeout = {ALTER_SECONDS}; {upgrade}"
+        ),
+        Ok(false) | Err(_) => definition.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1),
+    };
+    if let Err(error) = sqlx::raw_sql(AssertSqlSafe(change))
+        .execute(&mut *connection)
+        .await
+    {
+        problem = format!(": {error}");
+        // ER_LOCK_WAIT_TIMEOUT. Another agent, of the older release too, can end what is prepared.
+        if values::number(&error) == 1205 {
+            return Err(PreflightError::Unavailable(format!(
+                "the table {name} can't be changed ({upgrade}) while a branch that has written to it is prepared: {error}"
+            )));
         }
     }
-    match marker_table_fits(connection).await {
+    match fits(connection, table).await {
         Ok(true) => Ok(()),
         Err(error) if values::number(&error) == 0 => Err(query_error(error)),
         Ok(false) | Err(_) => Err(PreflightError::refused(
             format!(
-                "the table unanimity_marker is missing, differs, or is not ours to read and write{problem}"
+                "the table {name} is missing, differs, or is not ours to read and write{problem}"
             ),
             format!(
-                "run: {MARKER_DEFINITION}; and grant SELECT, INSERT, DELETE on it to the agent's login"
+                "run: {definition}{}; and grant {rights} on it to the agent's login",
+                match *upgrade {
+                    "" => String::new(),
+                    upgrade => format!(" (or, where an older release made it: {upgrade})"),
+                }
             ),
         )),
     }
 }
 
-async fn marker_table_fits(connection: &mut MySqlConnection) -> Result<bool, sqlx::Error> {
-    let columns = "SELECT transaction_id, branch, request_id, outcome, created_at FROM unanimity_marker LIMIT 0";
-    sqlx::raw_sql(columns).execute(&mut *connection).await?;
-    let writable = "BEGIN; INSERT INTO unanimity_marker (transaction_id, branch, outcome) VALUES (X'70', 0, 2); \
-         DELETE FROM unanimity_marker WHERE transaction_id = X'70'; ROLLBACK";
-    let written = sqlx::raw_sql(writable).execute(&mut *connection).await;
+async fn fits(connection: &mut MySqlConnection, table: &Table) -> Result<bool, sqlx::Error> {
+    let Table {
+        name,
+        columns,
+        trial,
+        keys,
+        ..
+    } = table;
+    let columns = format!("SELECT {columns} FROM {name} LIMIT 0");
+    sqlx::raw_sql(AssertSqlSafe(columns))
+        .execute(&mut *connection)
+        .await?;
+    let trial = AssertSqlSafe(format!("BEGIN; {trial}; ROLLBACK"));
+    let written = sqlx::raw_sql(trial).execute(&mut *connection).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
     // Two agents that try at once wait for each other, and may be told of a deadlock: then the table can be written.
     written.map(drop).or_else(|error| {
@@ -288,13 +361,18 @@ async fn marker_table_fits(connection: &mut MySqlConnection) -> Result<bool, sql
             Err(error)
         }
     })?;
-    let described = "SELECT (SELECT COUNT(*) FROM information_schema.tables \
-           WHERE table_schema = DATABASE() AND table_name = 'unanimity_marker' AND engine = 'InnoDB'), \
+    let described = format!(
+        "SELECT (SELECT COUNT(*) FROM information_schema.tables \
+           WHERE table_schema = DATABASE() AND table_name = '{name}' AND engine = 'InnoDB'), \
          (SELECT COUNT(*) FROM (SELECT GROUP_CONCAT(column_name ORDER BY seq_in_index) AS columns FROM information_schema.statistics \
-           WHERE table_schema = DATABASE() AND table_name = 'unanimity_marker' AND non_unique = 0 GROUP BY index_name) found \
-           WHERE columns IN ('transaction_id,branch', 'request_id'))";
-    let row = sqlx::raw_sql(described).fetch_one(connection).await?;
-    Ok((text(&row, 0).as_str(), text(&row, 1).as_str()) == ("1", "2"))
+           WHERE table_schema = DATABASE() AND table_name = '{name}' AND non_unique = 0 GROUP BY index_name) found \
+           WHERE columns IN ('{}'))",
+        keys.join("', '")
+    );
+    let row = sqlx::raw_sql(AssertSqlSafe(described))
+        .fetch_one(connection)
+        .await?;
+    Ok((text(&row, 0), text(&row, 1)) == ("1".to_owned(), keys.len().to_string()))
 }
 
 /// A table that can't roll back would take part as if it could.

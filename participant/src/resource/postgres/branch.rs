@@ -50,7 +50,7 @@ impl BranchConnection for PgBranch {
 
 impl PgBranch {
     /// Runs statements of our own.
-    async fn script(
+    pub(super) async fn script(
         &mut self,
         what: &str,
         script: String,
@@ -261,14 +261,19 @@ fn set_limit(milliseconds: u64) -> String {
     format!("SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {milliseconds}")
 }
 
-/// The statement that writes a branch's marker row. The request id is anybody's text, hence the hex.
+/// Anybody's text as a literal, hence the hex.
+pub(super) fn literal(text: &str) -> String {
+    format!(
+        "convert_from(decode('{}', 'hex'), 'UTF8')",
+        hex(text.as_bytes())
+    )
+}
+
+/// The statement that writes a branch's marker row.
 fn insert_marker(branch: &BranchId, request_id: &str) -> String {
     let request = match request_id {
         "" => "NULL".to_owned(),
-        text => format!(
-            "convert_from(decode('{}', 'hex'), 'UTF8')",
-            hex(text.as_bytes())
-        ),
+        text => literal(text),
     };
     format!(
         "INSERT INTO {MARKER_TABLE} (transaction_id, branch, request_id, outcome) VALUES ('{}', {}, {request}, {MARKER_COMMITTED})",

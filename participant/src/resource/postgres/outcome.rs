@@ -32,7 +32,7 @@ const IN_DOUBT: &str =
     "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";
 
 /// The marker under a branch's key, or else under a request id.
-const FIND_MARKER: &str = "SELECT transaction_id::text, branch::bigint, outcome::int FROM unanimity_marker \
+const FIND_MARKER: &str = "SELECT transaction_id::text, branch::bigint, outcome::int, result FROM unanimity_marker \
      WHERE (transaction_id = $1 AND branch = $2) OR request_id = $3 \
      ORDER BY (transaction_id = $1 AND branch = $2) DESC LIMIT 1";
 
@@ -104,26 +104,8 @@ impl OutcomeRules for PostgresServer {
         }
     }
 
-    /// The insertion waits for a transaction that holds the key and hasn't ended.
     async fn prove(&self, branch: &BranchId) -> Settled {
-        let (transaction, number) = (&branch.transaction, branch.number);
-        let script = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{PROVE_SECONDS}s'; SET LOCAL synchronous_commit = on; \
-             INSERT INTO {MARKER_TABLE} (transaction_id, branch, outcome) VALUES ('{transaction}', {number}, {MARKER_TOMBSTONE}) \
-             ON CONFLICT (transaction_id, branch) DO NOTHING; COMMIT; \
-             SELECT outcome::text FROM {MARKER_TABLE} WHERE transaction_id = '{transaction}' AND branch = {number}"
-        );
-        let rows = match self.connections.script(&script).await {
-            Ok(Ok(rows)) => rows,
-            Ok(Err(error)) => return Settled::Retry(format!("branch {branch}: {error}")),
-            Err(problem) => return Settled::Retry(problem),
-        };
-        let outcome = rows.first().and_then(|row| row.try_get::<&str, _>(0).ok());
-        match outcome.and_then(|outcome| outcome.parse().ok()) {
-            Some(MARKER_COMMITTED) => Settled::Committed,
-            Some(MARKER_TOMBSTONE) => Settled::Aborted,
-            _ => Settled::Retry(format!("branch {branch}: the marker can't be read")),
-        }
+        self.compete(branch, true).await
     }
 
     async fn marker(&self, branch: &BranchId, request_id: &str) -> Result<Option<Marker>, Refusal> {
@@ -139,6 +121,7 @@ impl OutcomeRules for PostgresServer {
                     transaction: row.try_get(0)?,
                     number: row.try_get(1)?,
                     committed: row.try_get::<i32, _>(2)? == MARKER_COMMITTED,
+                    result: row.try_get::<Option<String>, _>(3)?.unwrap_or_default(),
                 })
             };
             (connection, found.and_then(|row| row.map(read).transpose()))
@@ -180,6 +163,36 @@ fn in_progress(branch: &BranchId) -> Settled {
 }
 
 impl PostgresServer {
+    /// Inserts a tombstone, which waits for a transaction that holds the key and hasn't ended, and reads what stands there. Where the tombstone
+    /// isn't to `stay` it is rolled back: that it could be written tells that no commit came before, but one may come after.
+    pub(super) async fn compete(&self, branch: &BranchId, stay: bool) -> Settled {
+        let (transaction, number) = (&branch.transaction, branch.number);
+        let read = format!(
+            "SELECT outcome::text FROM {MARKER_TABLE} WHERE transaction_id = '{transaction}' AND branch = {number}"
+        );
+        let end = if stay {
+            format!("COMMIT; {read}")
+        } else {
+            format!("{read}; ROLLBACK")
+        };
+        let script = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{PROVE_SECONDS}s'; SET LOCAL synchronous_commit = on; \
+             INSERT INTO {MARKER_TABLE} (transaction_id, branch, outcome) VALUES ('{transaction}', {number}, {MARKER_TOMBSTONE}) \
+             ON CONFLICT (transaction_id, branch) DO NOTHING; {end}"
+        );
+        let rows = match self.connections.script(&script).await {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(error)) => return Settled::Retry(format!("branch {branch}: {error}")),
+            Err(problem) => return Settled::Retry(problem),
+        };
+        let outcome = rows.first().and_then(|row| row.try_get::<&str, _>(0).ok());
+        match outcome.and_then(|outcome| outcome.parse().ok()) {
+            Some(MARKER_COMMITTED) => Settled::Committed,
+            Some(MARKER_TOMBSTONE) => Settled::Aborted,
+            _ => Settled::Retry(format!("branch {branch}: the marker can't be read")),
+        }
+    }
+
     /// Runs `COMMIT PREPARED` or `ROLLBACK PREPARED`; both can be sent again without harm.
     async fn finish(&self, branch: &BranchId, command: &str) -> Finish {
         let script = format!("{command} '{branch}'");

@@ -2,18 +2,51 @@
 
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, postgres::PgConnectOptions,
+};
 
-use crate::resource::{MARKER_TABLE, PreflightError, ResourceOptions};
+use crate::resource::{FENCE_TABLE, MARKER_TABLE, PreflightError, ResourceOptions};
 
 use super::values;
 
 /// `pg_xact_status(xid8)` and `xid8` came with 13.
 const VERSION_MIN: i32 = 130_000;
 
-const MARKER_DEFINITION: &str = "CREATE TABLE unanimity_marker (transaction_id varchar(64) NOT NULL, branch integer NOT NULL, \
-     request_id varchar(255) UNIQUE, outcome smallint NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), \
-     PRIMARY KEY (transaction_id, branch))";
+/// A table of ours.
+struct Table {
+    name: &'static str,
+    definition: &'static str,
+    columns: &'static str,
+    /// What makes an older release's table, or none, into this one. Whatever is there already is left as it is.
+    more: &'static str,
+    /// What the agent's role needs.
+    rights: &'static [&'static str],
+    /// The columns of its unique indexes, each in order of their names.
+    keys: &'static [&'static str],
+}
+
+const TABLES: [Table; 2] = [
+    Table {
+        name: MARKER_TABLE,
+        definition: "CREATE TABLE unanimity_marker (transaction_id varchar(64) NOT NULL, branch integer NOT NULL, \
+             request_id varchar(255) UNIQUE, outcome smallint NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), result text, \
+             PRIMARY KEY (transaction_id, branch))",
+        columns: "transaction_id, branch, request_id, outcome, created_at, result",
+        more: "; ALTER TABLE unanimity_marker ADD COLUMN IF NOT EXISTS result text; \
+             CREATE INDEX IF NOT EXISTS unanimity_marker_created_at ON unanimity_marker (created_at)",
+        rights: &["SELECT", "INSERT", "UPDATE", "DELETE"],
+        keys: &["branch,transaction_id", "request_id"],
+    },
+    Table {
+        name: FENCE_TABLE,
+        definition: "CREATE TABLE unanimity_fence (lock_key text COLLATE \"C\" PRIMARY KEY, token bigint NOT NULL)",
+        columns: "lock_key, token",
+        more: "",
+        rights: &["SELECT", "INSERT", "UPDATE"],
+        keys: &["lock_key"],
+    },
+];
 
 /// What the checks found.
 pub(super) struct Found {
@@ -56,7 +89,7 @@ pub(super) async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Er
     .map(drop)
 }
 
-/// Checks the server, and sees to it that the marker table is there.
+/// Checks the server, and sees to it that our tables are there.
 pub(super) async fn check(
     options: &PgConnectOptions,
     connections: u32,
@@ -66,7 +99,9 @@ pub(super) async fn check(
         .map_err(|_| PreflightError::Unavailable("PostgreSQL doesn't answer".into()))?
         .map_err(connect_error)?;
     let found = inspect(&mut connection, connections).await?;
-    marker_table(&mut connection).await?;
+    for wanted in &TABLES {
+        table(&mut connection, wanted).await?;
+    }
     let _ = connection.close().await;
     Ok(found)
 }
@@ -147,50 +182,67 @@ async fn inspect(connection: &mut PgConnection, connections: u32) -> Result<Foun
     })
 }
 
-/// Creates the table where it is missing. Two agents may start at once, and the role may lack the right to create it: whatever the
-/// creation says, what counts is that the table is there afterwards, with its columns.
-async fn marker_table(connection: &mut PgConnection) -> Result<(), PreflightError> {
+/// Creates the table where it is missing, and brings an older one up to date. Two agents may start at once, and the role may lack the right to:
+/// whatever the change says, what counts is that the table is there afterwards, with its columns.
+async fn table(connection: &mut PgConnection, table: &Table) -> Result<(), PreflightError> {
     let mut problem = String::new();
-    if !marker_table_fits(connection).await {
-        let create = MARKER_DEFINITION.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
-        let script = format!(
-            "{create}; CREATE INDEX IF NOT EXISTS {MARKER_TABLE}_created_at ON {MARKER_TABLE} (created_at)"
-        );
-        if let Err(error) = sqlx::raw_sql(sqlx::AssertSqlSafe(script))
+    if !fits(connection, table).await {
+        let Table {
+            definition, more, ..
+        } = table;
+        let create = definition.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
+        // Whoever waits for the whole table stands in the way of everybody behind: not for long.
+        let script = format!("SET lock_timeout = '5s'; {create}{more}");
+        if let Err(error) = sqlx::raw_sql(AssertSqlSafe(script))
             .execute(&mut *connection)
             .await
         {
+            if values::state(&error) == "55P03" {
+                return Err(query_error(error));
+            }
             problem = format!(": {error}");
         }
     }
-    if marker_table_fits(connection).await {
+    if fits(connection, table).await {
         return Ok(());
     }
+    let Table {
+        name,
+        definition,
+        more,
+        rights,
+        ..
+    } = table;
     Err(PreflightError::refused(
+        format!("the table {name} is missing, differs, or is not ours to read and write{problem}"),
         format!(
-            "the table {MARKER_TABLE} is missing, differs, or is not ours to read and write{problem}"
-        ),
-        format!(
-            "have its owner run: {MARKER_DEFINITION}; and grant SELECT, INSERT, DELETE on it to the agent's role"
+            "have its owner run: {definition}{more}; and grant {} on it to the agent's role",
+            rights.join(", ")
         ),
     ))
 }
 
-async fn marker_table_fits(connection: &mut PgConnection) -> bool {
-    let columns = sqlx::raw_sql(
-        "SELECT transaction_id, branch, request_id, outcome, created_at FROM unanimity_marker LIMIT 0",
-    );
-    if columns.execute(&mut *connection).await.is_err() {
+async fn fits(connection: &mut PgConnection, table: &Table) -> bool {
+    let name = table.name;
+    let columns = format!("SELECT {} FROM {name} LIMIT 0", table.columns);
+    let read = sqlx::raw_sql(AssertSqlSafe(columns)).execute(&mut *connection);
+    if read.await.is_err() {
         return false;
     }
-    let rest = "SELECT has_table_privilege('unanimity_marker', 'SELECT') AND has_table_privilege('unanimity_marker', 'INSERT') \
-         AND has_table_privilege('unanimity_marker', 'DELETE') \
-         AND (SELECT relpersistence = 'p' FROM pg_class WHERE oid = 'unanimity_marker'::regclass) \
-         AND 2 = (SELECT count(*) FROM (SELECT array_agg(a.attname::text ORDER BY a.attname) AS columns FROM pg_index i \
+    let rights: String = table
+        .rights
+        .iter()
+        .map(|right| format!("has_table_privilege('{name}', '{right}') AND "))
+        .collect();
+    let rest = format!(
+        "SELECT {rights} (SELECT relpersistence = 'p' FROM pg_class WHERE oid = '{name}'::regclass) \
+         AND $1 <@ (SELECT array_agg(columns) FROM ( \
+              SELECT string_agg(a.attname, ',' ORDER BY a.attname) AS columns FROM pg_index i \
               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
-              WHERE i.indrelid = 'unanimity_marker'::regclass AND i.indisunique AND i.indpred IS NULL GROUP BY i.indexrelid) keys \
-              WHERE columns IN (ARRAY['branch', 'transaction_id'], ARRAY['request_id']))";
-    sqlx::query_scalar(rest)
+              WHERE i.indrelid = '{name}'::regclass AND i.indisunique AND i.indpred IS NULL GROUP BY i.indexrelid) keys)"
+    );
+    sqlx::query_scalar(AssertSqlSafe(rest))
+        .bind(table.keys)
         .persistent(false)
         .fetch_one(connection)
         .await

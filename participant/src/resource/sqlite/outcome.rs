@@ -133,7 +133,7 @@ impl OutcomeRules for SqliteFile {
     async fn marker(&self, branch: &BranchId, request_id: &str) -> Result<Option<Marker>, Refusal> {
         let found = async {
             let mut connection = self.options.connect().await?;
-            let query = "SELECT transaction_id, branch, outcome FROM unanimity_marker \
+            let query = "SELECT transaction_id, branch, outcome, result FROM unanimity_marker \
                  WHERE (transaction_id = ?1 AND branch = ?2) OR request_id = ?3 \
                  ORDER BY (transaction_id = ?1 AND branch = ?2) DESC LIMIT 1";
             let row = sqlx::query(query)
@@ -147,6 +147,7 @@ impl OutcomeRules for SqliteFile {
                     transaction: row.try_get(0)?,
                     number: row.try_get(1)?,
                     committed: row.try_get::<i32, _>(2)? == MARKER_COMMITTED,
+                    result: row.try_get::<Option<String>, _>(3)?.unwrap_or_default(),
                 })
             })
             .transpose()
@@ -351,7 +352,7 @@ async fn fence(writer: &mut Writer, branch: &BranchId) -> Settled {
     }
 }
 
-async fn read_marker(
+pub(super) async fn read_marker(
     connection: &mut SqliteConnection,
     branch: &BranchId,
 ) -> Result<Option<i32>, sqlx::Error> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions,
+    ConnectOptions, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
@@ -15,10 +15,15 @@ use crate::resource::{PreflightError, ResourceOptions};
 
 use super::{values, writer::Writer};
 
-const MARKER_DEFINITION: &str = "CREATE TABLE IF NOT EXISTS unanimity_marker (transaction_id TEXT NOT NULL, branch INTEGER NOT NULL, \
-     request_id TEXT UNIQUE, outcome INTEGER NOT NULL, created_at INTEGER NOT NULL DEFAULT (unixepoch()), \
+const DEFINITIONS: &str = "CREATE TABLE IF NOT EXISTS unanimity_marker (transaction_id TEXT NOT NULL, branch INTEGER NOT NULL, \
+     request_id TEXT UNIQUE, outcome INTEGER NOT NULL, created_at INTEGER NOT NULL DEFAULT (unixepoch()), result TEXT, \
      PRIMARY KEY (transaction_id, branch)) WITHOUT ROWID; \
-     CREATE INDEX IF NOT EXISTS unanimity_marker_created_at ON unanimity_marker (created_at)";
+     CREATE INDEX IF NOT EXISTS unanimity_marker_created_at ON unanimity_marker (created_at); \
+     CREATE TABLE IF NOT EXISTS unanimity_fence (lock_key TEXT NOT NULL PRIMARY KEY, token INTEGER NOT NULL) WITHOUT ROWID";
+
+/// Whether the marker table is of an older release, which kept no results.
+const LACKS_RESULT: &str =
+    "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_info('unanimity_marker') WHERE name = 'result')";
 
 /// The driver's options for a URL. Statements are not logged: they may hold what is nobody's business.
 pub(super) fn parse(options: &ResourceOptions) -> Result<SqliteConnectOptions, PreflightError> {
@@ -42,7 +47,7 @@ pub(super) fn parse(options: &ResourceOptions) -> Result<SqliteConnectOptions, P
         .disable_statement_logging())
 }
 
-/// Opens the database, and sees to it that the marker table is there.
+/// Opens the database, and sees to it that our tables are there.
 pub(super) async fn check(writer: &mut Writer) -> Result<(), PreflightError> {
     let open_error = |error: sqlx::Error| match values::code(&error) {
         5 | 6 => PreflightError::Unavailable(format!("SQLite: {error}")),
@@ -66,19 +71,35 @@ pub(super) async fn check(writer: &mut Writer) -> Result<(), PreflightError> {
             "put the database on a file system where SQLite's WAL works (a local one)",
         ));
     }
-    let made = sqlx::raw_sql(MARKER_DEFINITION)
-        .execute(&mut *connection)
-        .await;
-    let columns = "SELECT transaction_id, branch, request_id, outcome, created_at FROM unanimity_marker LIMIT 0";
-    let read = sqlx::raw_sql(columns).execute(&mut *connection).await;
-    made.and(read).map_err(|error| match values::code(&error) {
-        5 | 6 => PreflightError::Unavailable(format!("SQLite: {error}")),
-        _ => PreflightError::refused(
-            format!("the table unanimity_marker can't be made, or differs: {error}"),
-            "make the database writable, or move the other table of that name away",
-        ),
-    })?;
+    make_tables(connection)
+        .await
+        .map_err(|error| match values::code(&error) {
+            5 | 6 => PreflightError::Unavailable(format!("SQLite: {error}")),
+            _ => PreflightError::refused(
+                format!(
+                    "the tables unanimity_marker and unanimity_fence can't be made, or differ: {error}"
+                ),
+                "make the database writable, or move other tables of these names away",
+            ),
+        })?;
     check_shape(writer).await
+}
+
+/// Creates the tables where they are missing, and brings older ones up to date. No other agent is at it: this one has the lock. A changeset in the
+/// journal that knows fewer columns can be applied all the same.
+async fn make_tables(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(DEFINITIONS).execute(&mut *connection).await?;
+    if sqlx::query_scalar(LACKS_RESULT)
+        .fetch_one(&mut *connection)
+        .await?
+    {
+        sqlx::raw_sql("ALTER TABLE unanimity_marker ADD COLUMN result TEXT")
+            .execute(&mut *connection)
+            .await?;
+    }
+    let columns = "SELECT transaction_id, branch, request_id, outcome, created_at, result FROM unanimity_marker LIMIT 0; \
+         SELECT lock_key, token FROM unanimity_fence LIMIT 0";
+    sqlx::raw_sql(columns).execute(connection).await.map(drop)
 }
 
 async fn check_shape(writer: &mut Writer) -> Result<(), PreflightError> {
