@@ -4,6 +4,7 @@
 //!   configures a server starts its own.
 //! - [`system`]: a coordinator and agents, from the built binaries.
 //! - [`bank`]: accounts in a database, what agents offer on them, and what is left prepared.
+//! - [`deeds`]: what the steps of sagas did, by the databases themselves.
 //! - [`process`]: kill, pause, wait. [`strace`]: syncs, counted or made to fail. [`fake`]: a participant that does as it is told.
 //!   [`held`]: a transaction between its votes.
 //!
@@ -11,6 +12,7 @@
 
 pub mod bank;
 pub mod binaries;
+pub mod deeds;
 pub mod fake;
 pub mod held;
 pub mod mariadb;

@@ -4,9 +4,10 @@
 //! most, shared by those that are decided together, and none for any other transaction.
 
 use futures_util::future::join_all;
-use unanimity_client::{Client, Operation};
+use unanimity_client::{Client, Operation, SagaOutcome, Step};
 use unanimity_tests::{
     bank::{Bank, INITIAL_BALANCE, aborted, committed, side, transfer},
+    deeds::{acts, operation},
     fake::Fake,
     strace::Strace,
     system::{Agent, Coordinator, Scratch, Setup},
@@ -119,4 +120,68 @@ async fn what_aborts_or_reads_or_commits_in_one_phase_forces_nothing() {
     // It is watched still: a commit shows.
     committed(transfer(&client, "last", lite, post, 1, 1).submit().await);
     assert_eq!(strace.syncs() - before, 1);
+}
+
+#[tokio::test]
+async fn a_saga_forces_one_write_if_it_completes_two_if_it_turns_back_and_one_more_for_a_group() {
+    const EACH: usize = 10;
+    let scratch = Scratch::new();
+    let (coordinator, strace) = watched(&scratch).await;
+    let [lite, post, maria] = Bank::three(&scratch).await;
+    let [lite, post, maria] = [
+        lite.with_deeds().await,
+        post.with_deeds().await,
+        maria.with_deeds().await,
+    ];
+    let mut agents = Vec::new();
+    for bank in [&lite, &post, &maria] {
+        agents.push(Agent::start(&scratch, &coordinator, bank).await);
+    }
+    let client = coordinator.client().await;
+    let saga = |id: &str| {
+        let first = acts(Step::new("a"), &post, id, "a").compensate(operation("undo", id, "a"));
+        let second = acts(Step::new("b"), &maria, id, "b").after(["a"]);
+        client
+            .saga()
+            .request_id(id)
+            .step(first)
+            .step(second.compensate(operation("undo", id, "b")))
+    };
+    let mut before = strace.syncs();
+    let mut forced = || {
+        let now = strace.syncs();
+        now - std::mem::replace(&mut before, now)
+    };
+    for number in 0..EACH {
+        let id = format!("whole {number}");
+        let third = acts(Step::retriable("c"), &lite, &id, "c");
+        let outcome = saga(&id).step(third).send().await.expect("it is taken");
+        assert!(matches!(outcome, SagaOutcome::Completed(_)), "{outcome:?}");
+    }
+    let completed = forced();
+    for number in 0..EACH {
+        let id = format!("refused {number}");
+        let third = Step::pivot("c")
+            .at("lite")
+            .run(operation("refuse", &id, "c"));
+        let outcome = saga(&id).step(third).send().await.expect("it is taken");
+        assert!(
+            matches!(outcome, SagaOutcome::Compensated(_)),
+            "{outcome:?}"
+        );
+    }
+    let compensated = forced();
+    for number in 0..EACH {
+        let id = format!("mixed {number}");
+        let pay = Step::pivot("pay")
+            .branch("post", side("debit", &id, 6, 1, -1))
+            .branch("maria", side("credit", &id, 6, 1, 1));
+        let outcome = saga(&id).step(pay).send().await.expect("it is taken");
+        assert!(matches!(outcome, SagaOutcome::Completed(_)), "{outcome:?}");
+    }
+    let mixed = forced();
+    eprintln!(
+        "{completed} for {EACH} sagas that completed, {compensated} for {EACH} that turned back, {mixed} for {EACH} with a group"
+    );
+    assert_eq!((completed, compensated, mixed), (EACH, 2 * EACH, 2 * EACH));
 }
