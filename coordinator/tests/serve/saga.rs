@@ -245,6 +245,18 @@ async fn wrong_sagas_are_refused_with_their_field_before_anything_starts() {
             "steps[0].after",
         ),
         (
+            with(&|r| {
+                // With all their results, more than a batch of this log has room for.
+                for name in ["a", "b", "c"] {
+                    let mut step = r.steps[0].clone();
+                    step.name = name.into();
+                    action(&mut step).compensation = Some(referring(&format!("{name}.id")));
+                    r.steps.push(step);
+                }
+            }),
+            "steps",
+        ),
+        (
             with(&|r| r.steps[1].after = vec!["nothing".into()]),
             "steps[1].after[0]",
         ),
