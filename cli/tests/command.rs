@@ -480,9 +480,10 @@ async fn a_saga_is_shown_with_its_steps_and_locks() {
     let address = serve().await;
     let shown = run(address, &["tx", "get", "saga"]).await.stdout;
     for words in [
-        "turns back at  2026-11-18T12:06:40.000Z",
-        "locks          stock:7, stock:8",
-        "token          41",
+        "deadline     2026-11-18T12:06:40.000Z",
+        "locks        stock:7, stock:8",
+        "token        41",
+        &format!("pay is {ID}"),
         "bank1,bank2",
         "retrying",
         "two lines",

@@ -42,7 +42,7 @@ use crate::{
 /// let ship = Step::retriable("ship")
 ///     .at("store")
 ///     .run(Operation::named("ship").with("order", Value::reference("order.rows.0.id")));
-/// let outcome = client.saga().step(order).step(pay).step(ship).lock("stock:7").send().await?;
+/// let outcome = client.saga().step(order).step(pay).step(ship).lock("stock:7").submit().await?;
 /// match outcome {
 ///     SagaOutcome::Completed(receipt) => println!("{} is done", receipt.transaction_id),
 ///     SagaOutcome::Compensated(compensated) => println!("undone again: {compensated}"),
@@ -54,7 +54,7 @@ use crate::{
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "nothing happens until send() or start()"]
+#[must_use = "nothing happens until submit() or start()"]
 pub struct SagaSubmission {
     client: Client,
     request_id: String,
@@ -131,7 +131,7 @@ impl SagaSubmission {
     ///
     /// # Errors
     /// Where no attempt was, or will be, taken. Where one may have been, the answer is [`SagaOutcome::Unknown`].
-    pub async fn send(self) -> Result<SagaOutcome, Error> {
+    pub async fn submit(self) -> Result<SagaOutcome, Error> {
         let (asked, patience) = self.ask(v1::AnswerTime::Completed)?;
         let attempt = |limit| {
             asked
@@ -147,7 +147,7 @@ impl SagaSubmission {
     /// Begins it, and returns once that is durable: it will be completed or compensated, whatever happens.
     ///
     /// # Errors
-    /// As for [`Self::send`].
+    /// As for [`Self::submit`].
     pub async fn start(self) -> Result<Started, Error> {
         let (asked, patience) = self.ask(v1::AnswerTime::Accepted)?;
         let attempt = |limit| {

@@ -370,6 +370,7 @@ fn limits(
             .max_payload_bytes
             .or(file.max_payload_bytes)
             .unwrap_or(default.max_payload_bytes),
+        max_saga_bytes: default.max_saga_bytes,
         retention_ms: ms(
             "retention",
             arguments.retention,

@@ -26,7 +26,7 @@ use tonic::transport::{
 };
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 use tracing::{info, warn};
-use unanimity_engine::{Input, Start};
+use unanimity_engine::{Input, Settings, Start};
 use unanimity_proto::v1::{
     admin_service_server::AdminServiceServer, participant_service_server::ParticipantServiceServer,
     transaction_service_server::TransactionServiceServer,
@@ -210,7 +210,7 @@ impl Core {
             unix_ms: now.unix_ms,
             seed: Uuid::new_v4().as_u128(),
         };
-        let engine = replay.start(opened.log, config.limits, start);
+        let engine = replay.start(opened.log, limits(config), start);
         let (reports, heard) = mpsc::unbounded_channel();
         let log = log::start(opened, reports).context("the log thread can't be started")?;
         let running = driver::start(engine, clock, log.jobs.clone(), heard);
@@ -233,6 +233,15 @@ impl Core {
             .await
             .context("the log thread")?
             .map_err(|_| anyhow::anyhow!("the log thread panicked"))
+    }
+}
+
+/// A record must fit into a batch of the log with room to spare, or the log would fail at it.
+fn limits(config: &Config) -> Settings {
+    let batch = usize::try_from(config.segment_bytes / 4).unwrap_or(usize::MAX);
+    Settings {
+        max_saga_bytes: config.limits.max_saga_bytes.min(batch),
+        ..config.limits
     }
 }
 

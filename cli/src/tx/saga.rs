@@ -79,7 +79,7 @@ impl From<v1::Step> for Step {
 impl Saga {
     /// What stands above the steps.
     pub(super) fn head(&self) -> Vec<(&'static str, String)> {
-        let mut head = vec![("turns back at", self.deadline.clone().unwrap_or_default())];
+        let mut head = vec![("deadline", self.deadline.clone().unwrap_or_default())];
         if !self.locks.is_empty() {
             head.push(("locks", self.locks.join(", ")));
             let token = self.token.map(|token| token.to_string());
@@ -87,6 +87,14 @@ impl Saga {
         }
         if !self.waiting_for.is_empty() {
             head.push(("waits for", self.waiting_for.join(", ")));
+        }
+        let group = |step: &Step| {
+            let id = step.group_transaction_id.as_ref()?;
+            Some(format!("{} is {id}", step.name))
+        };
+        let groups: Vec<_> = self.steps.iter().filter_map(group).collect();
+        if !groups.is_empty() {
+            head.push(("groups", groups.join(", ")));
         }
         head
     }

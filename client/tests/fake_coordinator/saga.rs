@@ -54,7 +54,7 @@ async fn a_saga_is_sent_as_it_was_built() {
     let receipt = saga(&client)
         .lock_timeout(Duration::from_secs(2))
         .timeout(Duration::from_secs(90))
-        .send()
+        .submit()
         .await
         .expect("taken")
         .completed()
@@ -93,7 +93,7 @@ async fn each_end_is_its_outcome() {
     use TransactionState::{Aborted, Compensated, Heuristic};
     let fake = Fake::default().with("saga", [Compensated, Aborted, Heuristic].map(Does::Answer));
     let client = fake.client().await;
-    let run = async || saga(&client).send().await.expect("taken").completed();
+    let run = async || saga(&client).submit().await.expect("taken").completed();
     match run().await {
         Err(NotCompleted::Compensated(compensated)) => {
             assert_eq!(compensated.reason.participant.as_deref(), Some("bank1"));
@@ -122,7 +122,7 @@ async fn a_lost_reply_is_asked_for_again_with_the_same_request_id_and_its_age() 
             Does::Answer(TransactionState::Compensating),
         ],
     );
-    let outcome = saga(&fake.client().await).send().await;
+    let outcome = saga(&fake.client().await).submit().await;
     assert!(
         matches!(outcome, Ok(SagaOutcome::Completed(_))),
         "{outcome:?}"
@@ -140,7 +140,7 @@ async fn a_refusal_after_a_lost_reply_proves_nothing() {
         "saga",
         [lost(), said(Code::NotFound, "PARTICIPANT_UNKNOWN", &[])],
     );
-    let unknown = unknown(saga(&fake.client().await).send().await);
+    let unknown = unknown(saga(&fake.client().await).submit().await);
     assert!(matches!(
         unknown.settle(soon()).await,
         SagaOutcome::Completed(_)
@@ -163,7 +163,7 @@ async fn what_was_not_taken_is_an_error() {
     let busy = (0..100).map(|_| said(Code::Unavailable, "DRAINING", &[]));
     let fake = Fake::default().with("saga", std::iter::once(wrong).chain(busy));
     let client = fake.client().await;
-    match saga(&client).send().await {
+    match saga(&client).submit().await {
         Err(Error::Invalid { field, .. }) => {
             assert_eq!(field.as_deref(), Some("steps[1].after[0]"))
         }
@@ -181,7 +181,7 @@ async fn what_was_not_taken_is_an_error() {
     let half = client
         .saga()
         .step(Step::new("order").at("shop"))
-        .send()
+        .submit()
         .await;
     match half {
         Err(Error::Invalid { field, message, .. }) => {
@@ -190,7 +190,7 @@ async fn what_was_not_taken_is_an_error() {
         }
         other => panic!("not invalid: {other:?}"),
     }
-    let long = saga(&client).request_id("x".repeat(65)).send().await;
+    let long = saga(&client).request_id("x".repeat(65)).submit().await;
     assert!(matches!(long, Err(Error::Invalid { .. })));
     assert_eq!(fake.seen("saga").len(), before, "refused here");
 }
@@ -251,7 +251,7 @@ async fn a_start_without_an_answer_is_settled_by_its_end() {
 async fn futures_can_be_spawned() {
     let client = Fake::default().client().await;
     let spawned = tokio::spawn(async move {
-        let outcome = saga(&client).send().await;
+        let outcome = saga(&client).submit().await;
         let waited = client.running_saga(ID).wait(soon()).await;
         (outcome, waited)
     });

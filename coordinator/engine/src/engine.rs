@@ -31,6 +31,8 @@ pub struct Settings {
     pub max_branches: usize,
     /// Bytes of operations of one transaction.
     pub max_payload_bytes: usize,
+    /// Bytes that one saga may need in a record of the log: its steps, and the results that others refer to.
+    pub max_saga_bytes: usize,
     /// How long an ended transaction is remembered, its request id with it, in milliseconds.
     pub retention_ms: u64,
     /// How many ended transactions are remembered at most.
@@ -49,6 +51,7 @@ impl Default for Settings {
             max_in_flight: 100_000,
             max_branches: 64,
             max_payload_bytes: 1 << 20,
+            max_saga_bytes: 16 << 20,
             retention_ms: 3_600_000,
             max_remembered: 200_000,
             scan_interval_ms: 2_000,

@@ -65,7 +65,7 @@ pub use record::{DecidedBranch, Decision, DecodeError, Heuristic, HeuristicKind,
 pub use replay::{Replay, Start};
 pub use saga::{
     Argument, Binding, DoneStep, Kind as StepKind, LockView, MalformedReference, Parent, Place,
-    Reference, RetryPolicy, SagaBegin, SagaRecord, SagaView, StepDefinition, StepState, StepView,
-    StepWork, Work,
+    RESULT_BYTES, Reference, RetryPolicy, SagaBegin, SagaRecord, SagaView, StepDefinition,
+    StepState, StepView, StepWork, Work,
 };
 pub use session::{ParticipantView, SessionView};

@@ -42,6 +42,9 @@ pub use view::{SagaView, StepState, StepView};
 pub(crate) use lock::Locks;
 pub(crate) use record::WireSaga;
 
+/// The largest result of a step, in bytes.
+pub const RESULT_BYTES: usize = 64 << 10;
+
 /// What a saga has beside what every transaction has.
 #[derive(Debug)]
 pub(crate) struct Saga {

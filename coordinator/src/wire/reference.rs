@@ -12,6 +12,13 @@ pub(crate) fn bindings(
     operation: &v1::Operation,
 ) -> Result<Vec<Binding>, Refused> {
     let read = |(argument, text): (Argument, &String)| {
+        if argument == Argument::Parameter(String::new()) {
+            // The log knows places by their parameter's name, and those without by their position.
+            return Err(Refused::invalid(
+                format!("{field}.parameters"),
+                "a parameter with a reference needs a name",
+            ));
+        }
         let place = Place {
             operation: index,
             argument,
@@ -142,6 +149,11 @@ mod tests {
         assert_eq!(
             field(bindings("f", 0, &one).expect_err("malformed")),
             "f.parameters.a"
+        );
+        let nameless = operation(&[("", reference("order.id"))], Vec::new());
+        assert_eq!(
+            field(bindings("f", 0, &nameless).expect_err("nameless")),
+            "f.parameters"
         );
         assert_eq!(
             field(refuse("f", &one).expect_err("misplaced")),

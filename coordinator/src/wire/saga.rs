@@ -1,8 +1,8 @@
 //! What is said of sagas: steps on their way down, their results on their way up, and how they are shown.
 
 use unanimity_engine::{
-    Bound, BranchKey, Compensates, LockKey, LockView, ParticipantName, Payload, SagaView, StepKind,
-    StepName, StepOutcome, StepState, StepView, Upward,
+    Bound, BranchKey, Compensates, LockKey, LockView, ParticipantName, Payload, RESULT_BYTES,
+    SagaView, StepKind, StepName, StepOutcome, StepState, StepView, Upward,
 };
 use unanimity_proto::v1;
 
@@ -11,9 +11,6 @@ use tracing::warn;
 
 use super::{Mistake, branch_key, cut, duration, reason, stray, timestamp, unknown_kind};
 use crate::{clock::Now, wire::reference::substitute};
-
-/// The largest result of a step, in bytes.
-const RESULT_BYTES: usize = 64 << 10;
 
 // ---- down
 

@@ -182,6 +182,50 @@ async fn a_refusal_compensates_what_was_done_and_is_an_answer() {
 }
 
 #[tokio::test]
+async fn a_saga_goes_on_without_its_client_and_is_seen_by_a_watcher() {
+    let directory = tempdir().expect("a directory");
+    let mut house = House::open(&directory).await;
+    let shop = shop(&house).await;
+    let watch = house
+        .transactions
+        .watch_transactions(v1::WatchTransactionsRequest {
+            participant: "shop".into(),
+        });
+    let mut changes = watch.await.expect("a watch").into_inner();
+    shop.ignore("pay");
+    let calling = tokio::spawn({
+        let mut client = house.transactions.clone();
+        async move { client.submit_saga(purchase()).await }
+    });
+    shop.hears("pay").await;
+    calling.abort();
+    assert!(calling.await.is_err(), "it is gone");
+    let waiting = locks(&house, 0, "").await.locks;
+    assert_eq!(waiting.len(), 1, "it holds its lock");
+    // A session that ends leaves the step unanswered, and it is sent again on the next one.
+    shop.relent();
+    let id = waiting[0].transaction_id.clone();
+    shop.hang_up();
+    shop.open(house.address, "shop").await;
+    house.reaches(&id, TransactionState::Committed).await;
+    assert_eq!(shop.effects(), ["order", "pay", "ship"]);
+    let ended = async {
+        loop {
+            let change = changes.message().await.expect("no error");
+            let seen = change.and_then(|change| change.transaction);
+            let seen = seen.expect("a transaction");
+            assert_eq!(seen.transaction_id, id);
+            if seen.state() == TransactionState::Committed {
+                break seen;
+            }
+        }
+    };
+    let seen = timeout(PATIENCE, ended).await.expect("in time");
+    assert_eq!(states(&seen), [StepState::Done; 3]);
+    house.close().await;
+}
+
+#[tokio::test]
 async fn an_atomic_group_is_a_transaction_of_its_own_with_its_values_in_place() {
     let directory = tempdir().expect("a directory");
     let mut house = House::open(&directory).await;
@@ -243,6 +287,18 @@ async fn wrong_sagas_are_refused_with_their_field_before_anything_starts() {
                 action(&mut r.steps[3]).compensation = None;
             }),
             "steps[0].after",
+        ),
+        (
+            with(&|r| {
+                // With all their results, more than a batch of this log has room for.
+                for name in ["a", "b", "c"] {
+                    let mut step = r.steps[0].clone();
+                    step.name = name.into();
+                    action(&mut step).compensation = Some(referring(&format!("{name}.id")));
+                    r.steps.push(step);
+                }
+            }),
+            "steps",
         ),
         (
             with(&|r| r.steps[1].after = vec!["nothing".into()]),

@@ -34,6 +34,7 @@ struct Inside {
     refusing: BTreeSet<String>,
     failing: BTreeSet<String>,
     silent: BTreeSet<String>,
+    sessions: Vec<JoinHandle<()>>,
 }
 
 impl Shop {
@@ -65,6 +66,16 @@ impl Shop {
         });
     }
 
+    /// Ends its sessions without a word.
+    pub(crate) fn hang_up(&self) {
+        self.inside(|inside| {
+            inside
+                .sessions
+                .drain(..)
+                .for_each(|session| session.abort())
+        });
+    }
+
     /// What took effect, in order.
     pub(crate) fn effects(&self) -> Vec<String> {
         self.inside(|inside| inside.effects.clone())
@@ -93,8 +104,8 @@ impl Shop {
         timeout(PATIENCE, heard).await.expect("in time");
     }
 
-    /// Connects under a name, and is welcomed. Until the task is aborted.
-    pub(crate) async fn open(&self, address: SocketAddr, as_name: &str) -> JoinHandle<()> {
+    /// Connects under a name, and is welcomed.
+    pub(crate) async fn open(&self, address: SocketAddr, as_name: &str) {
         let hello = v1::Hello {
             settles_steps: true,
             ..hello(as_name)
@@ -105,7 +116,7 @@ impl Shop {
         let welcome = timeout(PATIENCE, down.message()).await.expect("in time");
         let mut next = welcome.expect("welcomed");
         let shop = self.clone();
-        tokio::spawn(async move {
+        let session = tokio::spawn(async move {
             // Steps may come along with the welcome.
             while let Some(response) = next {
                 let messages = response.messages.into_iter();
@@ -117,7 +128,8 @@ impl Shop {
                 }
                 next = down.message().await.ok().flatten();
             }
-        })
+        });
+        self.inside(|inside| inside.sessions.push(session));
     }
 
     fn answer(&self, message: Down) -> Option<Up> {

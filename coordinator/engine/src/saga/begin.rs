@@ -7,13 +7,20 @@ use crate::{
     input::SubmitSaga,
     outcome::{AbortCode, AbortReason},
     record::Record,
-    saga::{Saga, SagaPhase, SagaRecord, Step, definition},
+    saga::{RESULT_BYTES, Saga, SagaPhase, SagaRecord, Step, definition},
     timer::Timer,
     transaction::{Outcome, Phase, Transaction},
 };
 
 /// How many locks a saga may name.
 const LOCKS_MAX: usize = 64;
+
+/// How large the record of these steps may become that a checkpoint carries: with all results that are kept.
+fn log_bytes(steps: &[Step]) -> usize {
+    let kept = steps.iter().filter(|step| step.wanted).count();
+    let definitions = steps.iter().map(|step| step.definition.log_bytes());
+    definitions.sum::<usize>() + kept * RESULT_BYTES
+}
 
 impl Engine {
     pub(crate) fn submit_saga(&mut self, submit: SubmitSaga) {
@@ -96,7 +103,17 @@ impl Engine {
         for (at, step) in submit.steps.iter().enumerate() {
             self.check_participants(at, &step.participants())?;
         }
-        definition::check(submit.steps.clone())
+        let steps = definition::check(submit.steps.clone())?;
+        let (bytes, limit) = (log_bytes(&steps), self.settings.max_saga_bytes);
+        if bytes > limit {
+            return invalid(
+                "steps".into(),
+                format!(
+                    "with the results that others refer to they may take {bytes} bytes of the log, at most {limit} allowed"
+                ),
+            );
+        }
+        Ok(steps)
     }
 
     fn check_participants(&self, at: usize, names: &[&ParticipantName]) -> Result<(), Refusal> {

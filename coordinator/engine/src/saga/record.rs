@@ -492,6 +492,13 @@ impl From<&StepDefinition> for WireDefinition {
     }
 }
 
+impl StepDefinition {
+    /// Its size in the log, in bytes.
+    pub(crate) fn log_bytes(&self) -> usize {
+        WireDefinition::from(self).encoded_len()
+    }
+}
+
 impl TryFrom<WireDefinition> for StepDefinition {
     type Error = DecodeError;
 
