@@ -3,8 +3,20 @@
 #[allow(dead_code, reason = "each test file uses its part of the house")]
 mod house;
 
-use house::{Deed, House, Manner, id, lock, step, submit};
-use unanimity_engine::{Input, StepKind::Compensatable, TransactionState};
+use house::{Deed, House, Manner, id, lock, reason, step, submit};
+use unanimity_engine::{
+    AbortCode, Input,
+    StepKind::{Compensatable, Retriable},
+    Ticket, TransactionState,
+};
+
+fn cancel(ticket: u64, saga: u64) -> Input {
+    Input::Abort {
+        ticket: Ticket(ticket),
+        transaction: id(saga),
+        reason: reason(AbortCode::Client),
+    }
+}
 
 #[test]
 fn a_drain_that_gives_waiting_sagas_up_lets_none_of_them_begin() {
@@ -27,4 +39,27 @@ fn a_drain_that_gives_waiting_sagas_up_lets_none_of_them_begin() {
     );
     assert_eq!(house.deeds, [Deed::Did("a".into())]);
     assert_eq!(house.engine.locks(None).count(), 0);
+}
+
+#[test]
+fn a_saga_that_can_only_go_forward_does_so_though_it_was_cancelled_or_late_before_it_began() {
+    let mut house = House::new(&[("e", Manner::Does, true)]);
+    house.give(Input::SubmitSaga(submit(
+        1,
+        vec![step("e", Retriable, &[])],
+    )));
+    house.give(cancel(50, 1));
+    house.run();
+    assert_eq!(
+        house.refused(50),
+        Some(&unanimity_engine::Refusal::TransactionDecided(id(1)))
+    );
+    assert_eq!(house.state(1), Some(TransactionState::Committed));
+
+    let mut house = House::new(&[("e", Manner::Does, true)]);
+    let mut saga = submit(1, vec![step("e", Retriable, &[])]);
+    saga.timeout_ms = 0;
+    house.give(Input::SubmitSaga(saga));
+    house.run();
+    assert_eq!(house.state(1), Some(TransactionState::Committed));
 }
