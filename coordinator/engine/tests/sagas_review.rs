@@ -63,3 +63,25 @@ fn a_saga_that_can_only_go_forward_does_so_though_it_was_cancelled_or_late_befor
     house.run();
     assert_eq!(house.state(1), Some(TransactionState::Committed));
 }
+
+#[test]
+fn absurd_times_and_bounds_are_taken_as_very_long_or_none() {
+    let mut patient = step("a", Compensatable, &[]);
+    patient.retry.attempt_timeout_ms = u64::MAX;
+    patient.retry.first_backoff_ms = u64::MAX;
+    patient.retry.max_backoff_ms = u64::MAX;
+    patient.retry.max_attempts = 0;
+    for manner in [Manner::Does, Manner::Fails(1), Manner::Refuses] {
+        let mut house = House::new(&[("a", manner, true)]);
+        let mut saga = submit(1, vec![patient.clone()]);
+        (saga.timeout_ms, saga.lock_timeout_ms) = (u64::MAX, u64::MAX);
+        house.give(Input::SubmitSaga(saga));
+        house.run();
+        let expected = if manner == Manner::Does {
+            TransactionState::Committed
+        } else {
+            TransactionState::Compensated
+        };
+        assert_eq!(house.state(1), Some(expected), "{manner:?}");
+    }
+}
