@@ -7,7 +7,7 @@ use house::{Deed, House, Manner, id, lock, reason, step, submit};
 use unanimity_engine::{
     AbortCode, Input,
     StepKind::{Compensatable, Retriable},
-    Ticket, TransactionState,
+    StepWork, Ticket, TransactionState,
 };
 
 fn cancel(ticket: u64, saga: u64) -> Input {
@@ -84,4 +84,32 @@ fn absurd_times_and_bounds_are_taken_as_very_long_or_none() {
         };
         assert_eq!(house.state(1), Some(expected), "{manner:?}");
     }
+}
+
+#[test]
+fn a_step_that_needs_no_undoing_still_stands_between_its_neighbours() {
+    let mut house = House::new(&[
+        ("a", Manner::Does, true),
+        ("b", Manner::Does, true),
+        ("c", Manner::Does, true),
+        ("d", Manner::Refuses, true),
+    ]);
+    let mut plain = step("b", Compensatable, &["a"]);
+    if let StepWork::Single { compensation, .. } = &mut plain.work {
+        *compensation = None;
+    }
+    let steps = vec![
+        step("a", Compensatable, &[]),
+        plain,
+        step("c", Compensatable, &["b"]),
+        step("d", Compensatable, &["c"]),
+    ];
+    house.give(Input::SubmitSaga(submit(1, steps)));
+    house.run();
+    let undid: Vec<_> = house
+        .deeds
+        .iter()
+        .filter(|deed| matches!(deed, Deed::Undid(_)))
+        .collect();
+    assert_eq!(undid, [&Deed::Undid("c".into()), &Deed::Undid("a".into())]);
 }

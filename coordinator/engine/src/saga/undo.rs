@@ -126,13 +126,11 @@ impl super::Step {
 }
 
 impl Saga {
-    /// A step without compensation has nothing to undo. True where there was one.
+    /// A step without compensation has nothing to undo, once its turn comes. True where there was one.
     fn skip_one(&mut self) -> bool {
-        let step = self
-            .steps
-            .iter_mut()
-            .find(|s| s.is_owed() && s.compensation().is_none());
-        step.map(|step| step.undone = true).is_some()
+        let plain = |step: &usize| self.steps[*step].compensation().is_none();
+        let step = self.to_be_undone().into_iter().find(plain);
+        step.map(|step| self.steps[step].undone = true).is_some()
     }
 
     /// Owed, and everything that came after it is undone.
