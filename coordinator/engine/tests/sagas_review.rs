@@ -3,10 +3,10 @@
 #[allow(dead_code, reason = "each test file uses its part of the house")]
 mod house;
 
-use house::{Deed, House, Manner, id, lock, reason, step, submit};
+use house::{Deed, House, Manner, id, lock, name, reason, step, submit, work};
 use unanimity_engine::{
     AbortCode, Input,
-    StepKind::{Compensatable, Retriable},
+    StepKind::{Compensatable, Pivot, Retriable},
     StepWork, Ticket, TransactionState,
 };
 
@@ -112,4 +112,51 @@ fn a_step_that_needs_no_undoing_still_stands_between_its_neighbours() {
         .filter(|deed| matches!(deed, Deed::Undid(_)))
         .collect();
     assert_eq!(undid, [&Deed::Undid("c".into()), &Deed::Undid("a".into())]);
+}
+
+/// `x` and `y` commit together.
+fn group() -> unanimity_engine::StepDefinition {
+    let mut group = step("g", Pivot, &[]);
+    group.work = StepWork::Group(vec![(name("x"), work()), (name("y"), work())]);
+    group
+}
+
+#[test]
+fn a_drain_does_not_use_up_the_attempts_of_an_atomic_group() {
+    let mut house = House::new(&[
+        ("a", Manner::Does, true),
+        ("x", Manner::Does, true),
+        ("y", Manner::Hangs, true),
+    ]);
+    // Others hold all slots of y, so the group waits.
+    let mut only_y = step("y", Retriable, &[]);
+    only_y.retry.attempt_timeout_ms = 60_000;
+    for ticket in [11, 12] {
+        let mut saga = submit(ticket, vec![only_y.clone()]);
+        saga.request_id = None;
+        house.give(Input::SubmitSaga(saga));
+    }
+    house.sync();
+    let mut once = group();
+    once.retry.max_attempts = 1;
+    house.give(Input::SubmitSaga(submit(
+        1,
+        vec![step("a", Compensatable, &[]), once],
+    )));
+    while house.deeds.is_empty() || !house.replies.is_empty() {
+        assert!(house.step());
+    }
+    house.give(Input::Drain);
+    house.sync();
+    house.sites[2].manner = Manner::Does;
+    house.crash(false);
+    house.give(Input::SubmitSaga(submit(1, vec![])));
+    house.run();
+    let state = house.engine.transaction(&id(1)).map(|t| t.state);
+    assert_eq!(
+        state,
+        Some(TransactionState::Committed),
+        "{:?}",
+        house.deeds
+    );
 }

@@ -170,8 +170,11 @@ impl Engine {
         {
             return self.step_refused(key, reason);
         }
-        // A participant that is away is waited for until the saga's time is up.
-        let counts = reason.code != AbortCode::ParticipantUnavailable;
+        // A participant that is away is waited for until the saga's time is up; and what a drain ends goes on after it.
+        let counts = !matches!(
+            reason.code,
+            AbortCode::ParticipantUnavailable | AbortCode::CoordinatorRestart
+        );
         self.step_failed(key, reason, counts);
     }
 }
