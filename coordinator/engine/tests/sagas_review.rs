@@ -5,9 +5,9 @@ mod house;
 
 use house::{Deed, House, Manner, id, lock, name, reason, step, submit, work};
 use unanimity_engine::{
-    AbortCode, Input,
+    AbortCode, Input, Moment, Record, SagaRecord,
     StepKind::{Compensatable, Pivot, Retriable},
-    StepWork, Ticket, TransactionState,
+    StepState, StepWork, Ticket, TransactionState,
 };
 
 fn cancel(ticket: u64, saga: u64) -> Input {
@@ -159,4 +159,58 @@ fn a_drain_does_not_use_up_the_attempts_of_an_atomic_group() {
         "{:?}",
         house.deeds
     );
+}
+
+#[test]
+fn a_checkpoint_carries_what_is_on_its_way_to_the_disk() {
+    // A group that changed nothing: only the saga's log tells that it is done.
+    let mut house = House::new(&[
+        ("x", Manner::Does, true),
+        ("y", Manner::Does, true),
+        ("e", Manner::Hangs, true),
+    ]);
+    house
+        .sites
+        .iter_mut()
+        .for_each(|site| site.reads_only = true);
+    let steps = vec![group(), step("e", Retriable, &[])];
+    house.give(Input::SubmitSaga(submit(1, steps)));
+    let done = |house: &House| {
+        let step = |r: &&Record| matches!(r, Record::Saga(SagaRecord::Step { .. }));
+        house.log.iter().filter(step).count()
+    };
+    while done(&house) == 0 {
+        assert!(house.step());
+    }
+    house.checkpoint();
+    for site in &mut house.sites {
+        site.manner = Manner::Refuses;
+    }
+    house.crash(false);
+    let view = house.engine.transaction(&id(1)).and_then(|t| t.saga);
+    let states: Vec<_> = view
+        .expect("a saga")
+        .steps
+        .iter()
+        .map(|s| s.state)
+        .collect();
+    assert_eq!(states[0], StepState::Done);
+
+    // An operator's word.
+    let mut house = House::new(&[("a", Manner::Hangs, true)]);
+    house.give(Input::SubmitSaga(submit(1, vec![step("a", Pivot, &[])])));
+    house.sync();
+    house.give(Input::ResolveStep {
+        ticket: Ticket(60),
+        transaction: id(1),
+        step: "a".into(),
+        reason: "by hand".into(),
+    });
+    house.checkpoint();
+    assert_eq!(house.state(60), Some(TransactionState::Committed));
+    house.crash(false);
+    house.now = Moment(100_000);
+    house.run();
+    let view = house.engine.transaction(&id(1));
+    assert_eq!(view.map(|t| t.state), Some(TransactionState::Committed));
 }

@@ -37,6 +37,7 @@ impl Engine {
             deadline_unix_ms: 0,
             replayed: false,
             wanted: None,
+            promised: Vec::new(),
             cancels: Vec::new(),
             heuristic: false,
         };

@@ -87,6 +87,7 @@ impl Engine {
             transaction: id,
             step: step.clone(),
         };
+        self.promise(id, &step);
         self.append_then(
             Record::Saga(record),
             Pending::StepResolved { ticket, id, step },
@@ -96,6 +97,7 @@ impl Engine {
     /// The operator's word is durable. Where the participant was quicker, its answer counts: both say done.
     pub(crate) fn step_resolved(&mut self, ticket: Ticket, id: TransactionId, done: DoneStep) {
         let step = done.position as usize;
+        self.keep_promise(id, &done);
         if let Some(saga) = self.saga(&id) {
             let key = saga.key(id, step, done.compensation);
             let found = &saga.steps[step];
