@@ -84,7 +84,7 @@ pub(crate) enum Pending {
     /// A saga's turn.
     SagaTurned(TransactionId),
     /// A saga's atomic group that changed nothing.
-    GroupDone(Parent),
+    GroupDone(Parent, DoneStep),
     /// An operator's word on a saga's step.
     StepResolved {
         ticket: Ticket,
@@ -363,7 +363,7 @@ impl Engine {
                 Pending::Trim(begin) => self.checkpoint_ended(begin),
                 Pending::SagaBegun(id) => self.saga_begun(id),
                 Pending::SagaTurned(id) => self.saga_turned(id),
-                Pending::GroupDone(parent) => self.group_done(parent),
+                Pending::GroupDone(parent, step) => self.group_done(parent, &step),
                 Pending::StepResolved { ticket, id, step } => self.step_resolved(ticket, id, step),
             }
         }

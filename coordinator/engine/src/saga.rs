@@ -61,6 +61,8 @@ pub(crate) struct Saga {
     pub(crate) replayed: bool,
     /// A reason to turn that came before it had begun.
     pub(crate) wanted: Option<AbortReason>,
+    /// What will be done once a record of it, on its way to disk, is durable. A checkpoint carries it: that record may stand before it.
+    pub(crate) promised: Vec<DoneStep>,
     /// Calls that cancel it.
     pub(crate) cancels: Vec<Ticket>,
     /// A branch of one of its groups went against the decision.

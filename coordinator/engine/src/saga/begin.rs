@@ -44,6 +44,7 @@ impl Engine {
             deadline_unix_ms: 0,
             replayed: false,
             wanted: None,
+            promised: Vec::new(),
             cancels: Vec::new(),
             heuristic: false,
         };
@@ -165,7 +166,15 @@ impl Engine {
             return;
         };
         saga.phase = SagaPhase::Forward;
-        let wanted = saga.wanted.take();
+        // One of retriable steps alone can't turn.
+        let wanted = saga.wanted.take().filter(|_| !saga.is_past_pivot());
+        let too_late = match wanted {
+            Some(_) => Vec::new(),
+            None => std::mem::take(&mut saga.cancels),
+        };
+        for ticket in too_late {
+            self.refuse(ticket, Refusal::TransactionDecided(id));
+        }
         if self.table.find(&id).is_some_and(|t| t.answer_decided) {
             self.answer_waiters(&id);
         }

@@ -105,7 +105,7 @@ impl Transaction {
 
 impl Saga {
     fn done_steps(&self) -> Vec<DoneStep> {
-        let mut done = Vec::new();
+        let mut done = self.promised.clone();
         for (position, step) in (0..).zip(&self.steps) {
             let entry = |compensation, result| DoneStep {
                 position,

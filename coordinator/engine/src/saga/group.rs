@@ -134,15 +134,32 @@ impl Engine {
             result: None,
             resolution: String::new(),
         };
+        self.promise(parent.saga, &step);
         let record = SagaRecord::Step {
             transaction: parent.saga,
-            step,
+            step: step.clone(),
         };
-        self.append_then(Record::Saga(record), Pending::GroupDone(parent));
+        self.append_then(Record::Saga(record), Pending::GroupDone(parent, step));
+    }
+
+    pub(crate) fn promise(&mut self, id: TransactionId, step: &DoneStep) {
+        if let Some(saga) = self.saga_mut(&id) {
+            saga.promised.push(step.clone());
+        }
+    }
+
+    /// It is durable.
+    pub(crate) fn keep_promise(&mut self, id: TransactionId, step: &DoneStep) {
+        if let Some(saga) = self.saga_mut(&id)
+            && let Some(at) = saga.promised.iter().position(|promised| promised == step)
+        {
+            saga.promised.swap_remove(at);
+        }
     }
 
     /// The record of a group that changed nothing is durable.
-    pub(crate) fn group_done(&mut self, parent: Parent) {
+    pub(crate) fn group_done(&mut self, parent: Parent, step: &DoneStep) {
+        self.keep_promise(parent.saga, step);
         if let Some(found) = self
             .saga_mut(&parent.saga)
             .and_then(|s| s.steps.get_mut(parent.step))
@@ -170,8 +187,11 @@ impl Engine {
         {
             return self.step_refused(key, reason);
         }
-        // A participant that is away is waited for until the saga's time is up.
-        let counts = reason.code != AbortCode::ParticipantUnavailable;
+        // A participant that is away is waited for until the saga's time is up; and what a drain ends goes on after it.
+        let counts = !matches!(
+            reason.code,
+            AbortCode::ParticipantUnavailable | AbortCode::CoordinatorRestart
+        );
         self.step_failed(key, reason, counts);
     }
 }

@@ -120,9 +120,10 @@ impl Engine {
         }
     }
 
+    /// None begins in a coordinator that drains: it is about to be given up.
     fn grant_if_possible(&mut self, id: TransactionId) {
         let keys = self.locks_of(&id);
-        if self.locks.is_grantable(&id, &keys) {
+        if !self.draining && self.locks.is_grantable(&id, &keys) {
             self.locks.leave(&id, &keys);
             self.locks.hold(id, &keys);
             self.begin_saga(id);

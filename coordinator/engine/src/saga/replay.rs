@@ -67,6 +67,7 @@ impl Replay {
             deadline_unix_ms: begin.deadline_unix_ms,
             replayed: true,
             wanted: None,
+            promised: Vec::new(),
             cancels: Vec::new(),
             heuristic: false,
         };

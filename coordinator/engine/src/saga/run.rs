@@ -73,7 +73,7 @@ impl Engine {
             Task::Undo => self.compensation_message(key, step),
         };
         let overdue = self.now.after_ms(match &message {
-            Some(Ok(Downward::RunStep { timeout_ms, .. })) => timeout_ms + GRACE_MS,
+            Some(Ok(Downward::RunStep { timeout_ms, .. })) => timeout_ms.saturating_add(GRACE_MS),
             _ => crate::deliver::UNANSWERED_MS,
         });
         let now = self.now;

@@ -87,6 +87,7 @@ impl Engine {
             transaction: id,
             step: step.clone(),
         };
+        self.promise(id, &step);
         self.append_then(
             Record::Saga(record),
             Pending::StepResolved { ticket, id, step },
@@ -96,6 +97,7 @@ impl Engine {
     /// The operator's word is durable. Where the participant was quicker, its answer counts: both say done.
     pub(crate) fn step_resolved(&mut self, ticket: Ticket, id: TransactionId, done: DoneStep) {
         let step = done.position as usize;
+        self.keep_promise(id, &done);
         if let Some(saga) = self.saga(&id) {
             let key = saga.key(id, step, done.compensation);
             let found = &saga.steps[step];
@@ -126,13 +128,11 @@ impl super::Step {
 }
 
 impl Saga {
-    /// A step without compensation has nothing to undo. True where there was one.
+    /// A step without compensation has nothing to undo, once its turn comes. True where there was one.
     fn skip_one(&mut self) -> bool {
-        let step = self
-            .steps
-            .iter_mut()
-            .find(|s| s.is_owed() && s.compensation().is_none());
-        step.map(|step| step.undone = true).is_some()
+        let plain = |step: &usize| self.steps[*step].compensation().is_none();
+        let step = self.to_be_undone().into_iter().find(plain);
+        step.map(|step| self.steps[step].undone = true).is_some()
     }
 
     /// Owed, and everything that came after it is undone.

@@ -1,0 +1,216 @@
+//! Sagas: narrow moments, one test for each.
+
+#[allow(dead_code, reason = "each test file uses its part of the house")]
+mod house;
+
+use house::{Deed, House, Manner, id, lock, name, reason, step, submit, work};
+use unanimity_engine::{
+    AbortCode, Input, Moment, Record, SagaRecord,
+    StepKind::{Compensatable, Pivot, Retriable},
+    StepState, StepWork, Ticket, TransactionState,
+};
+
+fn cancel(ticket: u64, saga: u64) -> Input {
+    Input::Abort {
+        ticket: Ticket(ticket),
+        transaction: id(saga),
+        reason: reason(AbortCode::Client),
+    }
+}
+
+#[test]
+fn a_drain_that_gives_waiting_sagas_up_lets_none_of_them_begin() {
+    let mut house = House::new(&[("a", Manner::Does, true)]);
+    for (ticket, locks) in [(1, &["x"][..]), (2, &["x", "y"]), (3, &["y"])] {
+        let mut saga = submit(ticket, vec![step("a", Compensatable, &[])]);
+        (saga.request_id, saga.locks) = (None, locks.iter().map(|key| lock(key)).collect());
+        house.give(Input::SubmitSaga(saga));
+    }
+    house.give(Input::Drain);
+    assert_eq!(house.state(2), Some(TransactionState::Aborted));
+    assert_eq!(house.state(3), Some(TransactionState::Aborted));
+    house.sync();
+    house.crash(false);
+    house.run();
+    assert_eq!(
+        house.engine.transaction(&id(3)).map(|t| t.state),
+        None,
+        "it was told to have been aborted"
+    );
+    assert_eq!(house.deeds, [Deed::Did("a".into())]);
+    assert_eq!(house.engine.locks(None).count(), 0);
+}
+
+#[test]
+fn a_saga_that_can_only_go_forward_does_so_though_it_was_cancelled_or_late_before_it_began() {
+    let mut house = House::new(&[("e", Manner::Does, true)]);
+    house.give(Input::SubmitSaga(submit(
+        1,
+        vec![step("e", Retriable, &[])],
+    )));
+    house.give(cancel(50, 1));
+    house.run();
+    assert_eq!(
+        house.refused(50),
+        Some(&unanimity_engine::Refusal::TransactionDecided(id(1)))
+    );
+    assert_eq!(house.state(1), Some(TransactionState::Committed));
+
+    let mut house = House::new(&[("e", Manner::Does, true)]);
+    let mut saga = submit(1, vec![step("e", Retriable, &[])]);
+    saga.timeout_ms = 0;
+    house.give(Input::SubmitSaga(saga));
+    house.run();
+    assert_eq!(house.state(1), Some(TransactionState::Committed));
+}
+
+#[test]
+fn absurd_times_and_bounds_are_taken_as_very_long_or_none() {
+    let mut patient = step("a", Compensatable, &[]);
+    patient.retry.attempt_timeout_ms = u64::MAX;
+    patient.retry.first_backoff_ms = u64::MAX;
+    patient.retry.max_backoff_ms = u64::MAX;
+    patient.retry.max_attempts = 0;
+    for manner in [Manner::Does, Manner::Fails(1), Manner::Refuses] {
+        let mut house = House::new(&[("a", manner, true)]);
+        let mut saga = submit(1, vec![patient.clone()]);
+        (saga.timeout_ms, saga.lock_timeout_ms) = (u64::MAX, u64::MAX);
+        house.give(Input::SubmitSaga(saga));
+        house.run();
+        let expected = if manner == Manner::Does {
+            TransactionState::Committed
+        } else {
+            TransactionState::Compensated
+        };
+        assert_eq!(house.state(1), Some(expected), "{manner:?}");
+    }
+}
+
+#[test]
+fn a_step_that_needs_no_undoing_still_stands_between_its_neighbours() {
+    let mut house = House::new(&[
+        ("a", Manner::Does, true),
+        ("b", Manner::Does, true),
+        ("c", Manner::Does, true),
+        ("d", Manner::Refuses, true),
+    ]);
+    let mut plain = step("b", Compensatable, &["a"]);
+    if let StepWork::Single { compensation, .. } = &mut plain.work {
+        *compensation = None;
+    }
+    let steps = vec![
+        step("a", Compensatable, &[]),
+        plain,
+        step("c", Compensatable, &["b"]),
+        step("d", Compensatable, &["c"]),
+    ];
+    house.give(Input::SubmitSaga(submit(1, steps)));
+    house.run();
+    let undid: Vec<_> = house
+        .deeds
+        .iter()
+        .filter(|deed| matches!(deed, Deed::Undid(_)))
+        .collect();
+    assert_eq!(undid, [&Deed::Undid("c".into()), &Deed::Undid("a".into())]);
+}
+
+/// `x` and `y` commit together.
+fn group() -> unanimity_engine::StepDefinition {
+    let mut group = step("g", Pivot, &[]);
+    group.work = StepWork::Group(vec![(name("x"), work()), (name("y"), work())]);
+    group
+}
+
+#[test]
+fn a_drain_does_not_use_up_the_attempts_of_an_atomic_group() {
+    let mut house = House::new(&[
+        ("a", Manner::Does, true),
+        ("x", Manner::Does, true),
+        ("y", Manner::Hangs, true),
+    ]);
+    // Others hold all slots of y, so the group waits.
+    let mut only_y = step("y", Retriable, &[]);
+    only_y.retry.attempt_timeout_ms = 60_000;
+    for ticket in [11, 12] {
+        let mut saga = submit(ticket, vec![only_y.clone()]);
+        saga.request_id = None;
+        house.give(Input::SubmitSaga(saga));
+    }
+    house.sync();
+    let mut once = group();
+    once.retry.max_attempts = 1;
+    house.give(Input::SubmitSaga(submit(
+        1,
+        vec![step("a", Compensatable, &[]), once],
+    )));
+    while house.deeds.is_empty() || !house.replies.is_empty() {
+        assert!(house.step());
+    }
+    house.give(Input::Drain);
+    house.sync();
+    house.sites[2].manner = Manner::Does;
+    house.crash(false);
+    house.give(Input::SubmitSaga(submit(1, vec![])));
+    house.run();
+    let state = house.engine.transaction(&id(1)).map(|t| t.state);
+    assert_eq!(
+        state,
+        Some(TransactionState::Committed),
+        "{:?}",
+        house.deeds
+    );
+}
+
+#[test]
+fn a_checkpoint_carries_what_is_on_its_way_to_the_disk() {
+    // A group that changed nothing: only the saga's log tells that it is done.
+    let mut house = House::new(&[
+        ("x", Manner::Does, true),
+        ("y", Manner::Does, true),
+        ("e", Manner::Hangs, true),
+    ]);
+    house
+        .sites
+        .iter_mut()
+        .for_each(|site| site.reads_only = true);
+    let steps = vec![group(), step("e", Retriable, &[])];
+    house.give(Input::SubmitSaga(submit(1, steps)));
+    let done = |house: &House| {
+        let step = |r: &&Record| matches!(r, Record::Saga(SagaRecord::Step { .. }));
+        house.log.iter().filter(step).count()
+    };
+    while done(&house) == 0 {
+        assert!(house.step());
+    }
+    house.checkpoint();
+    for site in &mut house.sites {
+        site.manner = Manner::Refuses;
+    }
+    house.crash(false);
+    let view = house.engine.transaction(&id(1)).and_then(|t| t.saga);
+    let states: Vec<_> = view
+        .expect("a saga")
+        .steps
+        .iter()
+        .map(|s| s.state)
+        .collect();
+    assert_eq!(states[0], StepState::Done);
+
+    // An operator's word.
+    let mut house = House::new(&[("a", Manner::Hangs, true)]);
+    house.give(Input::SubmitSaga(submit(1, vec![step("a", Pivot, &[])])));
+    house.sync();
+    house.give(Input::ResolveStep {
+        ticket: Ticket(60),
+        transaction: id(1),
+        step: "a".into(),
+        reason: "by hand".into(),
+    });
+    house.checkpoint();
+    assert_eq!(house.state(60), Some(TransactionState::Committed));
+    house.crash(false);
+    house.now = Moment(100_000);
+    house.run();
+    let view = house.engine.transaction(&id(1));
+    assert_eq!(view.map(|t| t.state), Some(TransactionState::Committed));
+}
