@@ -155,7 +155,7 @@ async fn a_saga_forces_one_write_if_it_completes_two_if_it_turns_back_and_one_mo
     for number in 0..EACH {
         let id = format!("whole {number}");
         let third = acts(Step::retriable("c"), &lite, &id, "c");
-        let outcome = saga(&id).step(third).send().await.expect("it is taken");
+        let outcome = saga(&id).step(third).submit().await.expect("it is taken");
         assert!(matches!(outcome, SagaOutcome::Completed(_)), "{outcome:?}");
     }
     let completed = forced();
@@ -164,7 +164,7 @@ async fn a_saga_forces_one_write_if_it_completes_two_if_it_turns_back_and_one_mo
         let third = Step::pivot("c")
             .at("lite")
             .run(operation("refuse", &id, "c"));
-        let outcome = saga(&id).step(third).send().await.expect("it is taken");
+        let outcome = saga(&id).step(third).submit().await.expect("it is taken");
         assert!(
             matches!(outcome, SagaOutcome::Compensated(_)),
             "{outcome:?}"
@@ -176,7 +176,7 @@ async fn a_saga_forces_one_write_if_it_completes_two_if_it_turns_back_and_one_mo
         let pay = Step::pivot("pay")
             .branch("post", side("debit", &id, 6, 1, -1))
             .branch("maria", side("credit", &id, 6, 1, 1));
-        let outcome = saga(&id).step(pay).send().await.expect("it is taken");
+        let outcome = saga(&id).step(pay).submit().await.expect("it is taken");
         assert!(matches!(outcome, SagaOutcome::Completed(_)), "{outcome:?}");
     }
     let mixed = forced();

@@ -194,7 +194,7 @@ impl System {
             _ => None,
         };
         self.agents[other.unwrap_or(place)].process.pause();
-        let running = tokio::spawn(saga.send());
+        let running = tokio::spawn(saga.submit());
         if let Some(other) = other {
             let before = if step == "d" { "a" } else { "b" };
             self.has_done(id, before).await;
@@ -223,7 +223,7 @@ impl System {
         let id = case.replace([',', '(', ')', ' '], "-");
         let client = self.coordinator.client().await;
         self.agents[paused].process.pause();
-        let saga = tokio::spawn(self.house.saga(&client, &id, Mishap::Nothing).send());
+        let saga = tokio::spawn(self.house.saga(&client, &id, Mishap::Nothing).submit());
         let transaction = eventually("the saga", || self.transaction_id(&id)).await;
         let request = v1::AbortTransactionRequest {
             transaction_id: transaction,
@@ -346,7 +346,12 @@ async fn a_step_that_was_sent_before_a_crash_of_the_coordinator_happens_once() {
     let client = system.coordinator.client().await;
     // The step is on its way, and its agent sees it only when the coordinator is dead.
     system.agents[2].process.pause();
-    let saga = tokio::spawn(system.house.saga(&client, "paused", Mishap::Nothing).send());
+    let saga = tokio::spawn(
+        system
+            .house
+            .saga(&client, "paused", Mishap::Nothing)
+            .submit(),
+    );
     becomes("the step before", 1, || async {
         system.house.post.did("paused", "a").await
     })
@@ -365,7 +370,7 @@ async fn a_saga_whose_time_is_up_undoes_what_was_done_and_what_may_be() {
     let client = system.coordinator.client().await;
     system.agents[2].process.pause();
     let saga = system.house.saga(&client, "late", Mishap::Nothing);
-    let saga = tokio::spawn(saga.timeout(Duration::from_millis(500)).send());
+    let saga = tokio::spawn(saga.timeout(Duration::from_millis(500)).submit());
     becomes("the step before", 1, || async {
         system.house.post.did("late", "a").await
     })
@@ -403,7 +408,7 @@ async fn a_lock_outlives_the_coordinator_and_passes_on_when_its_saga_has_ended()
         tokio::spawn(
             saga.lock("shared")
                 .lock_timeout(Duration::from_secs(30))
-                .send(),
+                .submit(),
         )
     };
     let first = saga("one");
@@ -469,7 +474,7 @@ async fn an_atomic_group_moves_money_between_two_databases_as_a_step_of_a_saga()
             )
             .step(acts(Step::retriable("tell"), maria, id, "tell"))
     };
-    let outcome = saga("good", 10).send().await.expect("it is taken");
+    let outcome = saga("good", 10).submit().await.expect("it is taken");
     assert!(matches!(outcome, SagaOutcome::Completed(_)), "{outcome:?}");
     assert_eq!([post.balance(1).await, maria.balance(1).await], [90, 110]);
     assert_eq!(
@@ -479,7 +484,10 @@ async fn an_atomic_group_moves_money_between_two_databases_as_a_step_of_a_saga()
         ],
         [1, 1]
     );
-    let outcome = saga("overdrawn", 1_000).send().await.expect("it is taken");
+    let outcome = saga("overdrawn", 1_000)
+        .submit()
+        .await
+        .expect("it is taken");
     let SagaOutcome::Compensated(compensated) = outcome else {
         panic!("{outcome:?}");
     };

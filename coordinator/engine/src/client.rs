@@ -154,6 +154,9 @@ impl Engine {
             self.answer_view(ticket, &id);
         } else {
             self.wait(ticket, &id);
+            if let Some(saga) = self.saga_mut(&id).filter(|_| decided) {
+                saga.early.push(ticket);
+            }
         }
         true
     }

@@ -63,6 +63,8 @@ pub(crate) struct Saga {
     pub(crate) wanted: Option<AbortReason>,
     /// What will be done once a record of it, on its way to disk, is durable. A checkpoint carries it: that record may stand before it.
     pub(crate) promised: Vec<DoneStep>,
+    /// Those of the waiting calls that are to be answered when it has begun rather than when it ends.
+    pub(crate) early: Vec<Ticket>,
     /// Calls that cancel it.
     pub(crate) cancels: Vec<Ticket>,
     /// A branch of one of its groups went against the decision.

@@ -460,6 +460,24 @@ fn a_saga_may_be_answered_when_its_beginning_is_durable() {
 }
 
 #[test]
+fn each_call_for_one_saga_is_answered_when_it_asked_to_be() {
+    for first_is_early in [false, true] {
+        let mut house = three(0, Manner::Does);
+        for (ticket, early) in [(1, first_is_early), (2, !first_is_early)] {
+            let mut call = submit(ticket, a_then_b());
+            (call.answer_accepted, call.unique) = (early, 1 << 80);
+            house.give(Input::SubmitSaga(call));
+        }
+        house.sync();
+        let (early, late) = if first_is_early { (1, 2) } else { (2, 1) };
+        assert_eq!(house.state(early), Some(TransactionState::Running));
+        assert_eq!(house.state(late), None);
+        house.run();
+        assert_eq!(house.state(late), Some(TransactionState::Committed));
+    }
+}
+
+#[test]
 fn locks_are_granted_together_in_order_and_their_token_grows_over_a_restart() {
     let mut house = three(0, Manner::Does);
     let with = |ticket: u64, locks: &[&str]| {

@@ -45,6 +45,11 @@ impl Engine {
             replayed: false,
             wanted: None,
             promised: Vec::new(),
+            early: submit
+                .answer_accepted
+                .then_some(ticket)
+                .into_iter()
+                .collect(),
             cancels: Vec::new(),
             heuristic: false,
         };
@@ -57,7 +62,7 @@ impl Engine {
             traceparent: submit.traceparent,
             deadline,
             interactive: false,
-            answer_decided: submit.answer_accepted,
+            answer_decided: false,
             waiters: vec![ticket],
             branches: Vec::new(),
             phase: Phase::Saga,
@@ -175,12 +180,30 @@ impl Engine {
         for ticket in too_late {
             self.refuse(ticket, Refusal::TransactionDecided(id));
         }
-        if self.table.find(&id).is_some_and(|t| t.answer_decided) {
-            self.answer_waiters(&id);
-        }
+        self.answer_early(id);
         match wanted {
             Some(reason) => self.want_turn(id, reason),
             None => self.advance(id),
+        }
+    }
+
+    /// Answers those who wait for its beginning alone.
+    fn answer_early(&mut self, id: TransactionId) {
+        let Some(saga) = self.saga_mut(&id) else {
+            return;
+        };
+        let early = std::mem::take(&mut saga.early);
+        let Some(transaction) = self.table.find_mut(&id) else {
+            return;
+        };
+        let is_early = |ticket: &Ticket| early.contains(ticket);
+        let (now, later) = std::mem::take(&mut transaction.waiters)
+            .into_iter()
+            .partition(is_early);
+        transaction.waiters = later;
+        let now: Vec<Ticket> = now;
+        for ticket in now {
+            self.answer_view(ticket, &id);
         }
     }
 

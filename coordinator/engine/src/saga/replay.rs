@@ -68,6 +68,7 @@ impl Replay {
             replayed: true,
             wanted: None,
             promised: Vec::new(),
+            early: Vec::new(),
             cancels: Vec::new(),
             heuristic: false,
         };
@@ -80,7 +81,7 @@ impl Replay {
                 traceparent: begin.traceparent,
                 deadline: NEVER,
                 interactive: false,
-                answer_decided: true,
+                answer_decided: false,
                 waiters: Vec::new(),
                 branches: Vec::new(),
                 phase: Phase::Saga,
