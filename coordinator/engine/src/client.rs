@@ -156,6 +156,8 @@ impl Engine {
             self.wait(ticket, &id);
             if let Some(saga) = self.saga_mut(&id).filter(|_| decided) {
                 saga.early.push(ticket);
+                let left_behind = saga.early.len().saturating_sub(WAITERS_MAX);
+                saga.early.drain(..left_behind);
             }
         }
         true
