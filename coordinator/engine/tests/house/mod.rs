@@ -26,6 +26,8 @@ pub(crate) enum Manner {
     Hangs,
     /// Does it, and its answer is lost so often.
     Mumbles(u32),
+    /// All of that by chance; but it does not change its mind once it has refused, and it refuses no step whose name has an `r` in it.
+    Moody(u64),
 }
 
 /// Something that became visible in a participant's database.
@@ -33,6 +35,22 @@ pub(crate) enum Manner {
 pub(crate) enum Deed {
     Did(String),
     Undid(String),
+}
+
+/// The same key gives the same number.
+pub(crate) fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// What a step or a group's branch changed, in the order in which that was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effected {
+    Action(BranchKey),
+    /// Of the action of this key.
+    Compensation(BranchKey),
+    Branch(BranchKey),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +75,7 @@ pub(crate) struct Site {
     pub(crate) reads_only: bool,
     /// Actions that came and were not done before.
     pub(crate) attempts: u32,
+    pub(crate) capacity: u32,
 }
 
 pub(crate) struct House {
@@ -76,6 +95,9 @@ pub(crate) struct House {
     pub(crate) stuck: Vec<String>,
     /// Records that are gone.
     trimmed: usize,
+    pub(crate) effects: Vec<Effected>,
+    /// The highest token that came with an effect, by lock.
+    tokens: BTreeMap<LockKey, u64>,
 }
 
 impl House {
@@ -92,6 +114,7 @@ impl House {
             token: 0,
             reads_only: false,
             attempts: 0,
+            capacity: 2,
         });
         let mut house = House {
             engine: Replay::new().start(LOG, Settings::default(), from(Seq(1), Moment(0))),
@@ -107,6 +130,8 @@ impl House {
             next_session: 1,
             stuck: Vec::new(),
             trimmed: 0,
+            effects: Vec::new(),
+            tokens: BTreeMap::new(),
         };
         house.drain();
         house.sync();
@@ -147,7 +172,8 @@ impl House {
                 Effect::Report(unanimity_engine::Event::PeerMistake { mistake, .. }) => {
                     panic!("{mistake}")
                 }
-                Effect::Close { .. } | Effect::Trim(_) | Effect::Report(_) => {}
+                Effect::Trim(Seq(first)) => self.trimmed = first as usize - 1,
+                Effect::Close { .. } | Effect::Report(_) => {}
             }
         }
     }
@@ -215,7 +241,12 @@ impl House {
 
     /// The coordinator dies. `late`: what was on its way to participants arrives all the same, some time.
     pub(crate) fn crash(&mut self, late: bool) {
-        self.log.truncate(self.synced);
+        self.crash_keeping(late, 0);
+    }
+
+    /// The same; `more` records had reached the disk, though nobody was told.
+    pub(crate) fn crash_keeping(&mut self, late: bool, more: usize) {
+        self.log.truncate(self.synced + more);
         self.replies.clear();
         for (index, site) in self.sites.iter_mut().enumerate() {
             let left = std::mem::take(&mut site.inbox);
@@ -241,15 +272,15 @@ impl House {
     pub(crate) fn checkpoint(&mut self) {
         self.give(Input::Checkpoint);
         self.sync();
-        let begins = |record: &Record| matches!(record, Record::CheckpointBegin { .. });
-        let begin = self.log.iter().position(begins).expect("a checkpoint");
-        self.trimmed = begin;
     }
 
     /// What a crash left on the wire arrives now; nobody hears the answers.
     pub(crate) fn deliver_strays(&mut self) {
         for (index, message) in std::mem::take(&mut self.stray) {
             let replies = self.replies.len();
+            if self.sites[index].session.is_none() {
+                self.open_session(index);
+            }
             self.work(index, message);
             self.replies.truncate(replies);
         }
@@ -275,7 +306,7 @@ impl House {
             participant: name(&site.name),
             agent: "model".into(),
             resource: site.name.clone(),
-            capacity: 2,
+            capacity: site.capacity,
             one_phase: site.settles,
             settles_steps: site.settles,
             in_doubt: site.prepared.iter().map(found).collect(),
@@ -287,6 +318,30 @@ impl House {
         if let Some(session) = self.sites[index].session.take() {
             self.sites[index].inbox.clear();
             self.give(Input::SessionClosed(session));
+        }
+    }
+
+    /// A participant works off any message that waits for it, not only the first: it works at many at once.
+    pub(crate) fn work_at(&mut self, index: usize, chance: u64) -> bool {
+        let inbox = &mut self.sites[index].inbox;
+        if inbox.is_empty() {
+            return false;
+        }
+        let at = chance as usize % inbox.len();
+        if let Some(message) = inbox.remove(at) {
+            self.work(index, message);
+        }
+        true
+    }
+
+    fn note_tokens(&mut self, locks: &[LockKey], token: u64) {
+        for key in locks {
+            let highest = self.tokens.entry(key.clone()).or_default();
+            assert!(
+                *highest <= token,
+                "{key:?} had passed on: {token} after {highest}"
+            );
+            *highest = token;
         }
     }
 
@@ -303,9 +358,16 @@ impl House {
                 step,
                 compensates: None,
                 attempt,
+                locks,
+                token,
                 ..
             } => {
+                let before = self.deeds.len();
                 let outcome = site.execute(key, &step, &mut self.deeds);
+                if self.deeds.len() > before {
+                    self.effects.push(Effected::Action(key));
+                    self.note_tokens(&locks, token);
+                }
                 outcome.map(|outcome| Upward::StepResult {
                     key,
                     attempt,
@@ -317,13 +379,20 @@ impl House {
                 step,
                 compensates: Some(compensates),
                 attempt,
+                locks,
+                token,
                 ..
             } => {
+                let before = self.deeds.len();
                 let action = BranchKey {
                     branch: compensates.branch,
                     ..key
                 };
                 let outcome = site.compensate(key, action, &step, &mut self.deeds);
+                if self.deeds.len() > before {
+                    self.effects.push(Effected::Compensation(action));
+                    self.note_tokens(&locks, token);
+                }
                 Some(Upward::StepResult {
                     key,
                     attempt,
@@ -347,6 +416,7 @@ impl House {
                 if site.prepared.contains(&key) {
                     site.prepared.retain(|k| *k != key);
                     self.deeds.push(Deed::Did(site.name.clone()));
+                    self.effects.push(Effected::Branch(key));
                 }
                 let completion = unanimity_engine::Completion::Committed;
                 Some(Upward::Completion { key, completion })
@@ -411,7 +481,30 @@ impl Site {
             None => {}
         }
         self.attempts += 1;
+        let mut lost = false;
         match &mut self.manner {
+            Manner::Moody(seed) => {
+                let of_key = mix(*seed
+                    ^ key.transaction.unique as u64
+                    ^ (key.transaction.unique >> 64) as u64
+                    ^ u64::from(key.branch) << 50);
+                let now = mix(of_key ^ u64::from(self.attempts)) % 16;
+                match now {
+                    _ if of_key.is_multiple_of(8) && !step.contains('r') => {
+                        if !self.settles {
+                            // It is bound to its word: nobody can ask it, or stop a late one.
+                            self.markers.insert(key, Marker::Fenced);
+                        }
+                        return Some(StepOutcome::Refused(reason(AbortCode::Refused)));
+                    }
+                    0 | 1 => return Some(StepOutcome::Failed(reason(AbortCode::Conflict))),
+                    2 => return Some(StepOutcome::Working("soon".into())),
+                    3 => return None,
+                    4 => return Some(StepOutcome::Unknown("perhaps".into())),
+                    5 | 6 => lost = true,
+                    _ => {}
+                }
+            }
             Manner::Hangs => return None,
             Manner::Refuses => return Some(StepOutcome::Refused(reason(AbortCode::Refused))),
             Manner::Fails(left) if *left > 0 => {
@@ -428,7 +521,7 @@ impl Site {
         }
         self.markers.insert(key, Marker::Done);
         deeds.push(Deed::Did(step.into()));
-        Some(done(step))
+        (!lost).then(|| done(step))
     }
 
     fn compensate(
@@ -462,8 +555,15 @@ impl Site {
                 self.manner = Manner::Fails(left - 1);
                 Vote::No(reason(AbortCode::Conflict))
             }
+            Manner::Moody(seed) if mix(seed ^ key.transaction.unique as u64).is_multiple_of(3) => {
+                Vote::No(reason(AbortCode::Conflict))
+            }
             _ if self.reads_only => Vote::ReadOnly,
-            Manner::Does | Manner::Hangs | Manner::Fails(_) | Manner::Mumbles(_) => {
+            Manner::Moody(_)
+            | Manner::Does
+            | Manner::Hangs
+            | Manner::Fails(_)
+            | Manner::Mumbles(_) => {
                 self.prepared.push(key);
                 Vote::Yes {
                     proof: String::new(),
