@@ -5,9 +5,9 @@ mod house;
 
 use house::{Deed, House, Manner, id, lock, name, reason, step, submit, work};
 use unanimity_engine::{
-    AbortCode, Input, Moment, Record, SagaRecord,
+    AbortCode, BranchKey, Input, Moment, Record, SagaRecord,
     StepKind::{Compensatable, Pivot, Retriable},
-    StepState, StepWork, Ticket, TransactionState,
+    StepOutcome, StepState, StepWork, Ticket, TransactionState, Upward,
 };
 
 fn cancel(ticket: u64, saga: u64) -> Input {
@@ -213,4 +213,37 @@ fn a_checkpoint_carries_what_is_on_its_way_to_the_disk() {
     house.run();
     let view = house.engine.transaction(&id(1));
     assert_eq!(view.map(|t| t.state), Some(TransactionState::Committed));
+}
+
+#[test]
+fn a_participant_can_not_tell_of_what_it_was_not_sent() {
+    let mut house = House::new(&[("a", Manner::Hangs, true), ("b", Manner::Does, true)]);
+    house.tolerant = true;
+    let mut steps = vec![
+        step("a", Compensatable, &[]),
+        step("b", Compensatable, &["a"]),
+    ];
+    steps[0].retry.max_attempts = 1;
+    house.give(Input::SubmitSaga(submit(1, steps)));
+    let session = house.sites[1].session.expect("it is here");
+    let forge = |branch| Input::Message {
+        session,
+        message: Upward::StepResult {
+            key: BranchKey {
+                transaction: id(1),
+                branch,
+            },
+            attempt: 0,
+            outcome: StepOutcome::Done([].into()),
+        },
+    };
+    for branch in [2, 4] {
+        house.give(forge(branch));
+        house.sync();
+        house.give(forge(branch));
+    }
+    assert_eq!(house.mistakes.len(), 4);
+    house.run();
+    assert_eq!(house.state(1), Some(TransactionState::Compensated));
+    assert_eq!(house.deeds, []);
 }

@@ -36,6 +36,9 @@ impl Engine {
         } else {
             found.attempts
         };
+        if sent == 0 && !saga.replayed {
+            return self.mistake(session, format!("result of {key}, which was not sent"));
+        }
         let current = matches!(found.activity, Activity::Running(task, _, _) if (task == Task::Undo) == undo)
             && attempt == sent;
         match outcome {

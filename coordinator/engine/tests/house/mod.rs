@@ -93,6 +93,9 @@ pub(crate) struct House {
     stray: Vec<(usize, Downward)>,
     next_session: u64,
     pub(crate) stuck: Vec<String>,
+    /// Whether a participant may be wrong.
+    pub(crate) tolerant: bool,
+    pub(crate) mistakes: Vec<String>,
     /// Records that are gone.
     trimmed: usize,
     pub(crate) effects: Vec<Effected>,
@@ -129,6 +132,8 @@ impl House {
             stray: Vec::new(),
             next_session: 1,
             stuck: Vec::new(),
+            tolerant: false,
+            mistakes: Vec::new(),
             trimmed: 0,
             effects: Vec::new(),
             tokens: BTreeMap::new(),
@@ -170,7 +175,8 @@ impl House {
                     self.stuck.push(step)
                 }
                 Effect::Report(unanimity_engine::Event::PeerMistake { mistake, .. }) => {
-                    panic!("{mistake}")
+                    assert!(self.tolerant, "{mistake}");
+                    self.mistakes.push(mistake);
                 }
                 Effect::Trim(Seq(first)) => self.trimmed = first as usize - 1,
                 Effect::Close { .. } | Effect::Report(_) => {}
