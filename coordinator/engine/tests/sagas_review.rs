@@ -247,3 +247,29 @@ fn a_participant_can_not_tell_of_what_it_was_not_sent() {
     assert_eq!(house.state(1), Some(TransactionState::Compensated));
     assert_eq!(house.deeds, []);
 }
+
+#[test]
+fn a_step_that_can_never_happen_is_not_sent_again_at_once() {
+    for (kind, ends) in [(Compensatable, true), (Retriable, false)] {
+        let mut house = House::new(&[("a", Manner::Hangs, true)]);
+        house.give(Input::SubmitSaga(submit(1, vec![step("a", kind, &[])])));
+        while house.sites[0].attempts == 0 {
+            assert!(house.step());
+        }
+        let session = house.sites[0].session.expect("it is here");
+        house.give(Input::Message {
+            session,
+            message: Upward::StepResult {
+                key: BranchKey {
+                    transaction: id(1),
+                    branch: 1,
+                },
+                attempt: 1,
+                outcome: StepOutcome::Never,
+            },
+        });
+        house.sync();
+        assert!(house.sites[0].is_idle());
+        assert_eq!(house.state(1) == Some(TransactionState::Compensated), ends);
+    }
+}

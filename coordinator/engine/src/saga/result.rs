@@ -47,6 +47,10 @@ impl Engine {
             StepOutcome::Done(result) => self.action_done(key, step, result),
             _ if !current => {}
             _ if undo => self.compensation_failed(key, outcome),
+            StepOutcome::Never if saga.phase == SagaPhase::Forward => {
+                let reason = AbortReason::own(AbortCode::BranchLost, "the step is fenced");
+                self.step_refused(key, blame(reason, speaker));
+            }
             StepOutcome::Never => self.step_never(key, step),
             StepOutcome::Refused(reason) => self.step_refused(key, blame(reason, speaker)),
             StepOutcome::Failed(reason) => self.step_failed(key, blame(reason, speaker), true),
@@ -109,18 +113,13 @@ impl Engine {
     /// It is fenced: it took no effect and never will.
     fn step_never(&mut self, key: BranchKey, step: usize) {
         self.release_step(key);
-        let settling = self
-            .saga(&key.transaction)
-            .is_some_and(|s| matches!(s.phase, SagaPhase::Settling(_)));
         if let Some(found) = self
             .saga_mut(&key.transaction)
             .and_then(|s| s.steps.get_mut(step))
         {
             found.activity = Activity::Idle;
             found.doubt = false;
-            if settling {
-                found.fate = Fate::Never;
-            }
+            found.fate = Fate::Never;
         }
         self.advance(key.transaction);
     }
