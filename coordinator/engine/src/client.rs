@@ -15,7 +15,7 @@ use crate::{
 const ARRIVAL_MS: u64 = 30_000;
 
 /// How many calls may wait for one transaction.
-const WAITERS_MAX: usize = 64;
+pub(crate) const WAITERS_MAX: usize = 64;
 
 impl Engine {
     pub(crate) fn submit(&mut self, submit: Submit) {

@@ -5,7 +5,7 @@ mod house;
 
 use house::{Deed, House, Manner, id, lock, name, reason, step, submit, work};
 use unanimity_engine::{
-    AbortCode, BranchKey, Input, Moment, Record, SagaRecord,
+    AbortCode, BranchKey, Input, Moment, Record, Refusal, SagaRecord,
     StepKind::{Compensatable, Pivot, Retriable},
     StepOutcome, StepState, StepWork, Ticket, TransactionState, Upward,
 };
@@ -50,10 +50,7 @@ fn a_saga_that_can_only_go_forward_does_so_though_it_was_cancelled_or_late_befor
     )));
     house.give(cancel(50, 1));
     house.run();
-    assert_eq!(
-        house.refused(50),
-        Some(&unanimity_engine::Refusal::TransactionDecided(id(1)))
-    );
+    assert_eq!(house.refused(50), Some(&Refusal::TransactionDecided(id(1))));
     assert_eq!(house.state(1), Some(TransactionState::Committed));
 
     let mut house = House::new(&[("e", Manner::Does, true)]);
@@ -271,5 +268,46 @@ fn a_step_that_can_never_happen_is_not_sent_again_at_once() {
         house.sync();
         assert!(house.sites[0].is_idle());
         assert_eq!(house.state(1) == Some(TransactionState::Compensated), ends);
+    }
+}
+
+#[test]
+fn only_so_many_cancels_wait_for_a_turn() {
+    let mut house = House::new(&[("a", Manner::Mumbles(1), true), ("b", Manner::Does, true)]);
+    house.give(Input::SubmitSaga(submit(
+        1,
+        vec![
+            step("a", Compensatable, &[]),
+            step("b", Compensatable, &["a"]),
+        ],
+    )));
+    house.sync();
+    for ticket in 100..300 {
+        house.give(cancel(ticket, 1));
+    }
+    let pending = |refusal: &Refusal| matches!(refusal, Refusal::OutcomePending { .. });
+    assert!(house.refused(100).is_some_and(pending));
+    house.run();
+    assert_eq!(house.state(299), Some(TransactionState::Compensating));
+    assert_eq!(house.answers.len(), 201);
+}
+
+#[test]
+fn a_step_names_no_more_than_there_can_be() {
+    let mut house = House::new(&[("a", Manner::Does, true), ("b", Manner::Does, true)]);
+    let often = vec!["a"; 100_000];
+    let steps = vec![
+        step("a", Compensatable, &[]),
+        step("b", Compensatable, &often),
+    ];
+    house.give(Input::SubmitSaga(submit(1, steps)));
+    let mut crowd = group();
+    crowd.work = StepWork::Group(vec![(name("a"), work()); 100_000]);
+    house.give(Input::SubmitSaga(submit(2, vec![crowd])));
+    for (ticket, expected) in [(1, "steps[1].after"), (2, "steps[0].group.branches")] {
+        match house.refused(ticket) {
+            Some(Refusal::Invalid { field, .. }) => assert_eq!(field, expected),
+            other => panic!("{other:?}"),
+        }
     }
 }

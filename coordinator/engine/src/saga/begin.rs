@@ -1,13 +1,14 @@
 //! A saga's beginning: checked, locked, made durable. Nothing is sent before that.
 
 use crate::{
+    client::WAITERS_MAX,
     effect::Refusal,
     engine::{Engine, Pending},
     id::{ParticipantName, Ticket, TransactionId},
     input::SubmitSaga,
     outcome::{AbortCode, AbortReason},
     record::Record,
-    saga::{RESULT_BYTES, Saga, SagaPhase, SagaRecord, Step, definition},
+    saga::{Fate, RESULT_BYTES, Saga, SagaPhase, SagaRecord, Step, StepWork, definition},
     timer::Timer,
     transaction::{Outcome, Phase, Transaction},
 };
@@ -107,6 +108,20 @@ impl Engine {
             }
         }
         for (at, step) in submit.steps.iter().enumerate() {
+            if step.after.len() > given {
+                let problem = format!(
+                    "{} given, but there are {} other steps",
+                    step.after.len(),
+                    given - 1
+                );
+                return invalid(format!("steps[{at}].after"), problem);
+            }
+            if let StepWork::Group(branches) = &step.work
+                && branches.len() > limit
+            {
+                let problem = format!("{} given, at most {limit} allowed", branches.len());
+                return invalid(format!("steps[{at}].group.branches"), problem);
+            }
             self.check_participants(at, &step.participants())?;
         }
         let steps = definition::check(submit.steps.clone())?;
@@ -218,19 +233,41 @@ impl Engine {
                 self.answer_view(ticket, &id);
             }
             SagaPhase::Beginning => {
-                saga.cancels.push(ticket);
                 saga.wanted.get_or_insert(reason);
+                self.wait_for_turn(ticket, id);
             }
             SagaPhase::Forward if saga.is_past_pivot() => {
                 self.refuse(ticket, Refusal::TransactionDecided(id));
             }
             SagaPhase::Forward => {
-                saga.cancels.push(ticket);
+                self.wait_for_turn(ticket, id);
                 self.want_turn(id, reason);
             }
-            SagaPhase::Settling(_) | SagaPhase::Turning(_) => saga.cancels.push(ticket),
+            SagaPhase::Settling(_) | SagaPhase::Turning(_) => self.wait_for_turn(ticket, id),
             SagaPhase::Back(_) => self.answer_view(ticket, &id),
         }
+    }
+
+    /// Whoever has waited longest is told to ask again where there are too many.
+    fn wait_for_turn(&mut self, ticket: Ticket, id: TransactionId) {
+        let Some(saga) = self.saga_mut(&id) else {
+            return;
+        };
+        saga.cancels.push(ticket);
+        if saga.cancels.len() <= WAITERS_MAX {
+            return;
+        }
+        let oldest = saga.cancels.remove(0);
+        let open = |step: &&Step| step.fate == Fate::Open && !step.is_idle();
+        let asked = saga.steps.iter().find(open).and_then(|s| s.participant());
+        let participant = asked.map(|name| name.to_string()).unwrap_or_default();
+        self.refuse(
+            oldest,
+            Refusal::OutcomePending {
+                transaction: id,
+                participant,
+            },
+        );
     }
 
     /// Its time is up.
