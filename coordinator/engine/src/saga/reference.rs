@@ -7,7 +7,7 @@
 //!
 //! `order.rows.0.id` is the column `id` of the first row that the step `order` returned.
 
-use std::{fmt, str::FromStr};
+use std::{collections::HashMap, fmt, str::FromStr};
 
 use crate::{
     effect::{Bound, Scalar},
@@ -107,11 +107,18 @@ pub(crate) fn resolve<'a>(
     id: TransactionId,
     result: impl Fn(&StepName) -> Option<&'a [u8]>,
 ) -> Result<Vec<Bound>, String> {
-    let value = |binding: &Binding| match &binding.reference {
+    // A result may be long, and many references go to it.
+    let mut read = HashMap::new();
+    let mut value = |binding: &Binding| match &binding.reference {
         Reference::TransactionId => Ok(Scalar::Text(id.to_string())),
         Reference::Result { step, path } => {
-            let json = result(step).unwrap_or_default();
-            look_up(json, path).map_err(|problem| format!("{}: {problem}", binding.reference))
+            let json = read
+                .entry(step.clone())
+                .or_insert_with(|| parse(result(step).unwrap_or_default()));
+            let found = json.as_ref().map_err(|problem| (*problem).to_owned());
+            found
+                .and_then(|json| look_up(json, path))
+                .map_err(|problem| format!("{}: {problem}", binding.reference))
         }
     };
     bindings
@@ -125,13 +132,15 @@ pub(crate) fn resolve<'a>(
         .collect()
 }
 
-fn look_up(json: &[u8], path: &[String]) -> Result<Scalar, String> {
+fn parse(json: &[u8]) -> Result<serde_json::Value, &'static str> {
     if json.is_empty() {
-        return Err("the step gave no result".into());
+        return Err("the step gave no result");
     }
-    let whole: serde_json::Value =
-        serde_json::from_slice(json).map_err(|_| "the step's result is not JSON")?;
-    let mut value = &whole;
+    serde_json::from_slice(json).map_err(|_| "the step's result is not JSON")
+}
+
+fn look_up(whole: &serde_json::Value, path: &[String]) -> Result<Scalar, String> {
+    let mut value = whole;
     for (depth, segment) in path.iter().enumerate() {
         let inner = match value {
             serde_json::Value::Array(list) => {
@@ -196,7 +205,7 @@ mod tests {
         let json = br#"{"rows":[{"id":7,"rate":0.5,"ok":true,"note":null,"name":"x"}],"big":18446744073709551615}"#;
         let find = |path: &str| {
             let path: Vec<_> = path.split('.').map(str::to_owned).collect();
-            look_up(json, &path)
+            look_up(&parse(json).expect("JSON"), &path)
         };
         assert_eq!(find("rows.0.id"), Ok(Scalar::Integer(7)));
         assert_eq!(find("rows.0.rate"), Ok(Scalar::Float(0.5)));
@@ -213,7 +222,7 @@ mod tests {
         ] {
             assert!(find(wrong).is_err(), "{wrong}");
         }
-        assert!(look_up(b"", &["x".into()]).is_err());
-        assert!(look_up(b"<html>", &["x".into()]).is_err());
+        assert!(parse(b"").is_err());
+        assert!(parse(b"<html>").is_err());
     }
 }
