@@ -15,6 +15,9 @@ pub(crate) const LOOKED_UP: u32 = 1;
 impl Engine {
     /// Its slots are granted.
     pub(crate) fn start(&mut self, id: TransactionId) {
+        if let Some(parent) = self.table.find(&id).and_then(|t| t.parent) {
+            self.group_starts(parent, id);
+        }
         let Some(transaction) = self.table.find_mut(&id) else {
             return;
         };

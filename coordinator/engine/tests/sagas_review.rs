@@ -311,3 +311,34 @@ fn a_step_names_no_more_than_there_can_be() {
         }
     }
 }
+
+#[test]
+fn an_atomic_group_waits_for_slots_as_long_as_its_saga_may() {
+    for timeout_ms in [60_000, 5_000] {
+        let mut house = House::new(&[
+            ("a", Manner::Does, true),
+            ("x", Manner::Does, true),
+            ("y", Manner::Hangs, true),
+        ]);
+        let mut slow = step("y", Retriable, &[]);
+        slow.retry.attempt_timeout_ms = 10_000;
+        for ticket in [11, 12] {
+            let mut saga = submit(ticket, vec![slow.clone()]);
+            saga.request_id = None;
+            house.give(Input::SubmitSaga(saga));
+        }
+        house.sync();
+        let mut saga = submit(1, vec![step("a", Compensatable, &[]), group()]);
+        saga.timeout_ms = timeout_ms;
+        house.give(Input::SubmitSaga(saga));
+        while house.state(1).is_none() {
+            assert!(house.step());
+        }
+        let (state, at) = if timeout_ms == 60_000 {
+            (TransactionState::Committed, 12_000)
+        } else {
+            (TransactionState::Compensated, 5_000)
+        };
+        assert_eq!((house.state(1), house.now), (Some(state), Moment(at)));
+    }
+}

@@ -4,11 +4,14 @@
 //! says whether it committed; one that is not there was presumed aborted.
 
 use crate::{
+    admission::Claim,
+    client::NEVER,
     engine::{Engine, Pending},
     id::TransactionId,
     outcome::{AbortCode, AbortReason, BranchState},
     record::Record,
     saga::{Activity, DoneStep, Fate, Kind, Parent, Saga, SagaPhase, SagaRecord, StepWork},
+    timer::Timer,
     transaction::{Branch, Outcome, Phase, Transaction},
 };
 
@@ -33,12 +36,6 @@ impl Engine {
             let reason = AbortReason::own(AbortCode::ParticipantUnavailable, message);
             return self.group_failed(Parent { saga: id, step }, reason);
         }
-        let Some(timeout_ms) = self
-            .saga(&id)
-            .map(|s| s.steps[step].definition.retry.attempt_timeout_ms)
-        else {
-            return;
-        };
         let traceparent = self
             .table
             .find(&id)
@@ -47,12 +44,12 @@ impl Engine {
         let unique = self.fresh_unique();
         let child = self.mint(unique);
         self.group_at_work(id, step, Some(child));
-        self.take_on(Transaction {
+        self.table.insert(Transaction {
             id: child,
             request_id: None,
             fingerprint: 0,
             traceparent,
-            deadline: self.now.after_ms(timeout_ms),
+            deadline: NEVER,
             interactive: false,
             answer_decided: false,
             waiters: Vec::new(),
@@ -61,6 +58,22 @@ impl Engine {
             saga: None,
             parent: Some(Parent { saga: id, step }),
         });
+        self.enqueue(Claim::Transaction(child));
+    }
+
+    /// It has its slots. Only now does its time begin: like any step it waits for them as long as its saga's time allows.
+    pub(crate) fn group_starts(&mut self, parent: Parent, child: TransactionId) {
+        let step = self
+            .saga(&parent.saga)
+            .and_then(|s| s.steps.get(parent.step));
+        let Some(timeout_ms) = step.map(|s| s.definition.retry.attempt_timeout_ms) else {
+            return;
+        };
+        let deadline = self.now.after_ms(timeout_ms);
+        if let Some(transaction) = self.table.find_mut(&child) {
+            transaction.deadline = deadline;
+            self.timers.set(deadline, Timer::Deadline(child));
+        }
     }
 
     fn is_here(&self, name: &crate::id::ParticipantName) -> bool {
