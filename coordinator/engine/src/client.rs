@@ -519,6 +519,7 @@ impl Engine {
 
     pub(crate) fn drain(&mut self) {
         self.draining = true;
+        self.freeze_steps();
         let reason = AbortReason::own(
             AbortCode::CoordinatorRestart,
             "the coordinator is shutting down",

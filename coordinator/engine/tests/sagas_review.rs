@@ -342,3 +342,26 @@ fn an_atomic_group_waits_for_slots_as_long_as_its_saga_may() {
         assert_eq!((house.state(1), house.now), (Some(state), Moment(at)));
     }
 }
+
+#[test]
+fn a_drain_freezes_the_steps_that_wait_for_a_slot() {
+    let mut house = House::new(&[("a", Manner::Does, true)]);
+    let at_a = |index: usize| {
+        let mut step = step(&format!("a{index}"), Compensatable, &[]);
+        if let StepWork::Single { participant, .. } = &mut step.work {
+            *participant = name("a");
+        }
+        step
+    };
+    house.give(Input::SubmitSaga(submit(1, (0..5).map(at_a).collect())));
+    house.sync();
+    house.give(Input::Drain);
+    while !house.sites[0].is_idle() || !house.replies.is_empty() {
+        house.step();
+    }
+    assert_eq!(house.deeds.len(), 2, "as many as there are slots");
+    house.crash(false);
+    house.run();
+    assert_eq!(house.deeds.len(), 5);
+    assert_eq!(house.engine.in_flight(), 0);
+}

@@ -54,6 +54,23 @@ impl Engine {
         self.enqueue(Claim::Step(key, task));
     }
 
+    /// Takes those that wait for a slot out of the queue: what was sent is still answered, nothing more is sent.
+    pub(crate) fn freeze_steps(&mut self) {
+        let waiting = self.participants.values().flat_map(|p| p.waiting.values());
+        let steps = waiting.filter_map(|claim| match claim {
+            Claim::Step(key, _) => Some(*key),
+            Claim::Transaction(_) => None,
+        });
+        for key in steps.collect::<Vec<_>>() {
+            self.release_step(key);
+            if let Some(saga) = self.saga_mut(&key.transaction)
+                && let Some((step, _)) = saga.position(key.branch)
+            {
+                saga.steps[step].activity = Activity::Idle;
+            }
+        }
+    }
+
     /// It has a slot on this session, and is sent there.
     pub(crate) fn send_step(&mut self, key: BranchKey, task: Task, session: SessionId) {
         let id = key.transaction;
