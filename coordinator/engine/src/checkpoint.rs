@@ -77,11 +77,23 @@ impl Engine {
                 epoch: self.epoch,
                 forgotten: self.table.forgotten(),
             });
+            self.carry_resolutions();
             self.append_then(Record::CheckpointEnd, Pending::Trim(begin));
         } else {
             self.checkpoint.running = Some(Running {
                 begin,
                 cursor: last,
+            });
+        }
+    }
+
+    /// An operator's word that is on its way to disk may stand before the checkpoint's beginning, and takes effect after it came by.
+    fn carry_resolutions(&mut self) {
+        for (branch, resolution, reason) in self.pending_resolutions() {
+            self.append(Record::Resolve {
+                branch,
+                resolution,
+                reason,
             });
         }
     }

@@ -148,10 +148,13 @@ impl Engine {
             _ => false,
         };
         let answerable = answerable || decided && matches!(first.phase, Phase::Committing);
+        let interrupted = self.draining && first.phase == Phase::Saga;
         if !same {
             self.refuse(ticket, Refusal::RequestIdReused(request.as_str().into()));
         } else if answerable {
             self.answer_view(ticket, &id);
+        } else if interrupted {
+            self.refuse(ticket, Refusal::Interrupted(id));
         } else {
             self.wait(ticket, &id);
             if let Some(saga) = self.saga_mut(&id).filter(|_| decided) {

@@ -13,6 +13,7 @@ use crate::{
     in_doubt::Kind,
     input::{Incarnation, Input, Upward},
     lookup::Inquiry,
+    outcome::Resolution,
     record::Record,
     replay::Start,
     saga::{DoneStep, Locks, Parent},
@@ -74,7 +75,7 @@ pub(crate) enum Pending {
     Resolve {
         ticket: Ticket,
         key: BranchKey,
-        resolution: crate::outcome::Resolution,
+        resolution: Resolution,
         reason: String,
     },
     /// A whole checkpoint: segments before its beginning may go.
@@ -372,6 +373,20 @@ impl Engine {
     /// Appends a record that nothing waits for.
     pub(crate) fn append(&mut self, record: Record) -> Seq {
         self.append_record(record, false)
+    }
+
+    /// Operators' words that are not durable yet, and will count.
+    pub(crate) fn pending_resolutions(&self) -> Vec<(BranchKey, Resolution, String)> {
+        let resolution = |(_, pending): &(Seq, Pending)| match pending {
+            Pending::Resolve {
+                key,
+                resolution,
+                reason,
+                ..
+            } if self.is_resolvable(*key) => Some((*key, *resolution, reason.clone())),
+            _ => None,
+        };
+        self.pending.iter().filter_map(resolution).collect()
     }
 
     /// Appends a record, and holds back what depends on it until it is durable.

@@ -1,6 +1,7 @@
 //! Recovery is the fold of the log: what is decided and not ended goes on being delivered, the rest is presumed aborted.
 //!
-//! Folding is idempotent, and a crash between any two records of a recovery is harmless: recovery writes nothing but its own epoch.
+//! Folding is idempotent, and a crash between any two records of a recovery is harmless: recovery writes its own epoch, and what the live
+//! path would write of a saga that goes on.
 
 use std::collections::BTreeMap;
 

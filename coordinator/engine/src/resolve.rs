@@ -53,7 +53,7 @@ impl Engine {
     }
 
     /// Decided and not settled.
-    fn is_resolvable(&self, key: BranchKey) -> bool {
+    pub(crate) fn is_resolvable(&self, key: BranchKey) -> bool {
         self.table.find(&key.transaction).is_some_and(|t| {
             matches!(
                 t.state(),

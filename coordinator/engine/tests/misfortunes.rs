@@ -6,8 +6,8 @@ mod bench;
 
 use bench::*;
 use unanimity_engine::{
-    AbortCode, Begin, BranchKey, Completion, Downward, Found, Input, Moment, Refusal, Replay,
-    RequestId, Resolution, Seq, SessionId, Settings, Submit, Ticket, TransactionId,
+    AbortCode, Begin, BranchKey, Completion, Downward, Found, Input, Moment, Record, Refusal,
+    Replay, RequestId, Resolution, Seq, SessionId, Settings, Submit, Ticket, TransactionId,
     TransactionState, Upward, Vote,
 };
 
@@ -551,5 +551,47 @@ fn calls_that_were_left_behind_do_not_pile_up() {
         text.matches("Ticket(").count() <= 64,
         "{}",
         text.matches("Ticket(").count()
+    );
+}
+
+#[test]
+fn a_checkpoint_carries_an_operators_word_that_is_on_its_way_to_the_disk() {
+    let mut bench = two();
+    let id = bench.submit(10, &["a", "b"]);
+    for (session, branch) in [(1, 1), (2, 2)] {
+        bench.vote(session, id, branch, yes());
+    }
+    bench.sync();
+    bench.complete(2, id, 2, Completion::Committed);
+    let branch = BranchKey {
+        transaction: id,
+        branch: 1,
+    };
+    bench.give(Input::Resolve {
+        ticket: Ticket(11),
+        branch,
+        resolution: unanimity_engine::Resolution::Aborted,
+        reason: "rolled back by hand".into(),
+    });
+    bench.give(Input::Checkpoint);
+    while bench.engine.next_deadline() == Some(bench.now) && bench.trimmed.is_none() {
+        bench.give(Input::Tick);
+        bench.sync();
+    }
+    bench.sync();
+    assert_eq!(bench.told(11), Some(TransactionState::Heuristic));
+    // The end of the transaction was not synced, and what stands before the checkpoint is gone.
+    let begin = bench.trimmed.expect("a whole checkpoint").0 as usize - 1;
+    let end = |record: &Record| matches!(record, Record::End { .. });
+    let mut replay = Replay::new();
+    let kept = bench.log[begin..].iter().filter(|record| !end(record));
+    kept.cloned().for_each(|record| replay.apply(record));
+    let next = Seq(bench.log.len() as u64 + 1);
+    let engine = replay.start(LOG, Settings::default(), start(next, Moment(0)));
+    let branches = engine.transaction(&id).expect("it is carried").branches;
+    let resolved = branches.iter().find(|b| b.number == 1);
+    assert_eq!(
+        resolved.map(|b| b.state),
+        Some(unanimity_engine::BranchState::HeuristicAborted)
     );
 }

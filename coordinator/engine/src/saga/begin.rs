@@ -224,10 +224,20 @@ impl Engine {
 
     /// A client, or an operator, wants it undone.
     pub(crate) fn cancel_saga(&mut self, ticket: Ticket, id: TransactionId, reason: AbortReason) {
+        let draining = self.draining;
         let Some(saga) = self.saga_mut(&id) else {
             return;
         };
         match &saga.phase {
+            // It is not turned any more before the restart, so nothing true can be answered.
+            SagaPhase::Beginning
+            | SagaPhase::Forward
+            | SagaPhase::Settling(_)
+            | SagaPhase::Turning(_)
+                if draining =>
+            {
+                self.refuse(ticket, Refusal::Interrupted(id));
+            }
             SagaPhase::Locking => {
                 self.give_up_locks(id, reason);
                 self.answer_view(ticket, &id);

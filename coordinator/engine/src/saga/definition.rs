@@ -322,13 +322,17 @@ fn invalid(field: String, problem: impl Into<String>) -> Refusal {
     }
 }
 
-/// Steps as they were checked once.
+/// Steps as they were checked once, when their saga began. Nothing is refused any more, whatever this release would refuse.
 pub(crate) fn restore(definitions: Vec<StepDefinition>) -> Vec<Step> {
-    check(definitions.clone()).unwrap_or_else(|_| {
-        // An ended saga's steps were stripped of what they refer to; nothing of theirs is sent any more.
-        definitions
-            .into_iter()
-            .map(|definition| Step::new(definition, Vec::new(), false))
-            .collect()
-    })
+    let position = |name: &StepName| definitions.iter().position(|d| d.name == *name);
+    let refers_to = |name: &StepName| {
+        let works = definitions.iter().flat_map(StepDefinition::works);
+        let mut references = works.flat_map(|work| &work.bindings).map(|b| &b.reference);
+        references.any(|r| matches!(r, Reference::Result { step, .. } if step == name))
+    };
+    let restored = |definition: &StepDefinition| {
+        let after = definition.after.iter().filter_map(position).collect();
+        Step::new(definition.clone(), after, refers_to(&definition.name))
+    };
+    definitions.iter().map(restored).collect()
 }
