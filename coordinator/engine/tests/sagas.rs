@@ -429,17 +429,6 @@ fn nothing_is_sent_before_the_beginning_is_durable_nor_compensated_before_the_tu
     let mut house = three(1, Manner::Refuses);
     house.give(Input::SubmitSaga(submit(1, a_then_b())));
     assert!(house.sites.iter().all(|site| site.is_idle()));
-    let (ticket, reason) = (Ticket(60), reason(AbortCode::Client));
-    house.give(Input::Abort {
-        ticket,
-        transaction: id(1),
-        reason,
-    });
-    house.give(Input::SubmitSaga(submit(61, a_then_b())));
-    for ticket in [60, 61] {
-        let refused = house.refused(ticket);
-        assert_eq!(refused, Some(&Refusal::Interrupted(id(1))), "{ticket}");
-    }
     house.run();
     assert_eq!(house.state(1), Some(TransactionState::Compensated));
     let told = house.told(1).expect("it was answered");
@@ -936,6 +925,17 @@ fn a_draining_coordinator_takes_no_step_up_and_the_next_one_goes_on() {
         house.step();
     }
     assert!(house.sites.iter().all(|site| site.is_idle()));
+    let (ticket, reason) = (Ticket(60), reason(AbortCode::Client));
+    house.give(Input::Abort {
+        ticket,
+        transaction: id(1),
+        reason,
+    });
+    house.give(Input::SubmitSaga(submit(61, a_then_b())));
+    for ticket in [60, 61] {
+        let refused = house.refused(ticket);
+        assert_eq!(refused, Some(&Refusal::Interrupted(id(1))), "{ticket}");
+    }
     assert_eq!(
         house.deeds,
         [Deed::Did("a".into())],
