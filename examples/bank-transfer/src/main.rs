@@ -1,24 +1,25 @@
 //! Transfers between banks in different databases, while plugs are pulled.
 //!
-//! Read [`transfers`] first: it is what an application does. [`bank`] has the tables and the operations that the agents offer, [`processes`]
-//! starts the coordinator and the agents, [`chaos`] kills them, [`run`] puts it all together, and [`report`] tells what came of it.
+//! Read [`transfers`] first: it is what an application does. [`bank`] has the tables and the operations that the agents offer, [`plugs`] says
+//! whom to kill, [`run`] puts it all together, and [`report`] tells what came of it. How processes are started and killed is in
+//! `examples/harness`.
 
 mod bank;
-mod chaos;
-mod processes;
+mod plugs;
 mod report;
 mod run;
-mod traffic;
+mod tally;
 mod transfers;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
+use clap::Parser;
+use example_harness::role::Role;
 use tempfile::TempDir;
 use tokio::select;
 
-use crate::{chaos::Target, run::run};
+use crate::{plugs::Target, run::run};
 
 #[derive(Parser)]
 #[command(version, about, long_about = LONG_ABOUT, args_conflicts_with_subcommands = true)]
@@ -69,35 +70,17 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// What the child processes are.
-#[derive(Subcommand)]
-enum Role {
-    #[command(hide = true)]
-    Coordinator(Box<unanimity_coordinator::Arguments>),
-    #[command(hide = true)]
-    Participant(Box<unanimity_participant::agent::Arguments>),
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let Command { role, arguments } = Command::parse();
     let ended = match role {
-        Some(role) => play(role).await,
+        Some(role) => role.play().await.map(|()| ExitCode::SUCCESS),
         None => transfer(arguments).await,
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::from(2)
     })
-}
-
-async fn play(role: Role) -> Result<ExitCode> {
-    processes::end_with_parent();
-    match role {
-        Role::Coordinator(arguments) => unanimity_coordinator::run(*arguments).await?,
-        Role::Participant(arguments) => unanimity_participant::agent::run(*arguments).await?,
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 async fn transfer(arguments: Arguments) -> Result<ExitCode> {

@@ -2,10 +2,15 @@
 
 use std::{fmt, time::Duration};
 
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use comfy_table::Table;
+use example_harness::{
+    chaos::Kills,
+    table::{plain, right_align},
+    traffic::Tally as _,
+};
 use serde::Serialize;
 
-use crate::{chaos::Kills, traffic::Tally};
+use crate::tally::Tally;
 
 /// The result, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -91,7 +96,7 @@ impl fmt::Display for Report {
 
 impl Report {
     fn bank_table(&self) -> Table {
-        let mut table = new_table();
+        let mut table = plain();
         table.set_header(["bank", "database", "total before", "total after"]);
         for bank in &self.banks {
             let totals = [bank.total_before, bank.total_after];
@@ -107,7 +112,7 @@ impl Report {
     }
 
     fn outcome_table(&self) -> Table {
-        let mut table = new_table();
+        let mut table = plain();
         let mut row = |name: String, value: String| {
             table.add_row([name, value]);
         };
@@ -150,20 +155,6 @@ impl Report {
         );
         right_align(&mut table, &[1]);
         table
-    }
-}
-
-fn new_table() -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table
-}
-
-fn right_align(table: &mut Table, columns: &[usize]) {
-    for column in columns {
-        if let Some(column) = table.column_mut(*column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
     }
 }
 

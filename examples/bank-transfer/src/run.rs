@@ -7,25 +7,33 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::{select, time::interval, try_join};
+use example_harness::{
+    chaos::{self, Chaos},
+    processes::{ProcessId, System},
+    progress,
+    traffic::Traffic,
+};
+use tokio::{select, try_join};
 
 use crate::{
     Arguments,
     bank::{self, Bank},
-    chaos::{self, Chaos},
-    processes::System,
+    plugs,
     report::{BankReport, Findings, Report},
-    traffic::Traffic,
+    tally::Tally,
     transfers::{Clients, Plan},
 };
+
+/// A kill may come so far into a transfer.
+const MOMENT: Duration = Duration::from_millis(2);
 
 /// Makes the transfers, with all files in `directory`.
 pub(crate) async fn run(arguments: &Arguments, directory: &Path) -> Result<Report> {
     let banks = open_banks(arguments, directory).await?;
     let before = totals(&banks).await?;
     let clients = usize::from(arguments.clients);
-    let mut system = System::start(directory, &banks, clients).await?;
+    let mut system = System::start(directory).await?;
+    let agents = start_agents(&mut system, &banks, clients).await?;
 
     let plan = Plan {
         seed: arguments.seed.unwrap_or_else(rand::random),
@@ -33,13 +41,16 @@ pub(crate) async fn run(arguments: &Arguments, directory: &Path) -> Result<Repor
         accounts: arguments.accounts,
     };
     eprintln!("seed {}, files in {}", plan.seed, directory.display());
-    let traffic = Arc::new(Traffic::new());
+    let traffic = Arc::new(Traffic::default());
     let chaos = Chaos {
-        targets: arguments.kills.clone(),
+        victims: plugs::victims(&arguments.kills, &agents),
         seed: plan.seed,
-        traffic: Arc::clone(&traffic),
-        transfers: arguments.transfers,
+        traffic: &traffic,
+        work: arguments.transfers,
+        moment: MOMENT,
     };
+    let log_id = system.log_id().to_owned();
+    let in_doubt = async || plugs::in_doubt(&log_id, &banks).await;
     let work = Clients::new(system.address(), plan, Arc::clone(&traffic))?.run(clients);
     let started = Instant::now();
     let timed_work = async {
@@ -47,11 +58,11 @@ pub(crate) async fn run(arguments: &Arguments, directory: &Path) -> Result<Repor
         Ok(started.elapsed())
     };
     let (elapsed, kills) = select! {
-        done = async { try_join!(timed_work, chaos.run(&mut system, &banks)) } => done?,
-        never = show_progress(&traffic, arguments.transfers) => never,
+        done = async { try_join!(timed_work, chaos.run(&mut system, &in_doubt)) } => done?,
+        never = progress::show(&traffic, arguments.transfers, "transfers", standing) => never,
     };
 
-    let in_doubt = chaos::settle(&system, &banks).await?;
+    let in_doubt = chaos::settle(&in_doubt).await?;
     system.stop().await?;
     Ok(Report::new(Findings {
         orphan_entries: orphan_entries(&banks).await?,
@@ -61,6 +72,23 @@ pub(crate) async fn run(arguments: &Arguments, directory: &Path) -> Result<Repor
         in_doubt,
         elapsed,
     }))
+}
+
+/// One agent for each bank.
+async fn start_agents(
+    system: &mut System,
+    banks: &[Bank],
+    clients: usize,
+) -> Result<Vec<ProcessId>> {
+    // Each client has one branch open at a time, and the agent looks around on connections of its own.
+    let connections = u32::try_from(clients)?.saturating_add(4);
+    let mut agents = Vec::new();
+    for bank in banks {
+        let configuration = bank.agent_configuration(system.address(), connections);
+        agents.push(system.add_configured(&bank.name, &["participant", "sql"], &configuration)?);
+    }
+    system.wait_for_participants(&agents).await?;
+    Ok(agents)
 }
 
 /// The banks that were named, or else two new ones, with new accounts.
@@ -122,21 +150,6 @@ fn bank_reports(banks: &[Bank], before: &[i64], after: &[i64]) -> Vec<BankReport
         .collect()
 }
 
-/// Shows how far the clients are, for ever. Only a terminal gets to see it.
-async fn show_progress<T>(traffic: &Traffic, transfers: u64) -> T {
-    const TEMPLATE: &str = "{bar:40} {pos}/{len} transfers, {per_sec}, {msg}";
-    let style =
-        ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(transfers).with_style(style);
-    let mut ticks = interval(Duration::from_millis(100));
-    loop {
-        ticks.tick().await;
-        let tally = traffic.tally();
-        bar.set_position(tally.ended());
-        bar.set_message(format!(
-            "{} committed, {} aborted",
-            tally.committed,
-            tally.aborted()
-        ));
-    }
+fn standing(tally: &Tally) -> String {
+    format!("{} committed, {} aborted", tally.committed, tally.aborted())
 }

@@ -9,15 +9,13 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use example_harness::traffic::Traffic;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{task::JoinSet, time::sleep};
 use unanimity_client::{AbortCode, Aborted, Client, Operation, Outcome};
 use uuid::Uuid;
 
-use crate::{
-    bank::INITIAL_BALANCE,
-    traffic::{Tally, Traffic},
-};
+use crate::{bank::INITIAL_BALANCE, tally::Tally};
 
 /// Time until a transfer that is not decided is aborted: two that wait for each other's locks in different databases end by this.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,12 +107,12 @@ impl Transfer {
 pub(crate) struct Clients {
     client: Client,
     plan: Arc<Plan>,
-    traffic: Arc<Traffic>,
+    traffic: Arc<Traffic<Tally>>,
 }
 
 impl Clients {
     /// Clients of the coordinator at this address.
-    pub(crate) fn new(address: &str, plan: Plan, traffic: Arc<Traffic>) -> Result<Self> {
+    pub(crate) fn new(address: &str, plan: Plan, traffic: Arc<Traffic<Tally>>) -> Result<Self> {
         // An application would leave the retries to the library: by default it asks on for 30 s before it says that an outcome is unknown.
         // Here they are seen, so that they can be counted.
         let client = Client::builder(address).retry_for(Duration::ZERO).build()?;

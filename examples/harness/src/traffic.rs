@@ -1,94 +1,71 @@
 //! What the clients have done so far, and how far they may go: shared by them and by those who watch them.
 
-use std::collections::BTreeMap;
-
 use tokio::sync::watch;
 
-/// What became of the transfers so far.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tally {
-    /// The money has moved.
-    pub(crate) committed: u64,
-    /// Nothing happened, by the reason.
-    pub(crate) aborted: BTreeMap<&'static str, u64>,
-    /// Aborted for a reason that passes, by the reason, and tried again.
-    pub(crate) tried_again: BTreeMap<&'static str, u64>,
-    /// The outcome was unknown for a while.
-    pub(crate) settled: u64,
-    /// The outcome is unknown still.
-    pub(crate) unknown: u64,
-    /// One bank went against the decision.
-    pub(crate) heuristic: u64,
-}
-
-impl Tally {
-    /// All that were aborted for good.
-    pub(crate) fn aborted(&self) -> u64 {
-        self.aborted.values().sum()
-    }
-
-    /// All that came to an end.
-    pub(crate) fn ended(&self) -> u64 {
-        self.committed + self.aborted() + self.unknown + self.heuristic
-    }
+/// What became of the work so far.
+pub trait Tally: Clone + Default + Send + Sync {
+    /// How much of it came to an end.
+    fn ended(&self) -> u64;
 }
 
 /// The state that is shared.
 #[derive(Debug)]
-pub(crate) struct Traffic(watch::Sender<State>);
+pub struct Traffic<T>(watch::Sender<State<T>>);
 
 #[derive(Debug)]
-struct State {
-    /// So many transfers have started.
+struct State<T> {
+    /// So many pieces of work have started.
     started: u64,
     /// So many may start.
     released: u64,
     /// More may be released yet.
     open: bool,
-    tally: Tally,
+    tally: T,
 }
 
-impl State {
+impl<T> State<T> {
     fn may_start(&self) -> bool {
         self.started < self.released
     }
 }
 
-impl Traffic {
-    /// None has started, and none may.
-    pub(crate) fn new() -> Self {
+/// None has started, and none may.
+impl<T: Tally> Default for Traffic<T> {
+    fn default() -> Self {
         Self(watch::Sender::new(State {
             started: 0,
             released: 0,
             open: true,
-            tally: Tally::default(),
+            tally: T::default(),
         }))
     }
+}
 
-    /// Lets transfers start, up to this many in all.
-    pub(crate) fn release(&self, transfers: u64) {
+impl<T: Tally> Traffic<T> {
+    /// Lets work start, up to this many pieces in all.
+    pub fn release(&self, work: u64) {
         self.0
-            .send_modify(|state| state.released = state.released.max(transfers));
+            .send_modify(|state| state.released = state.released.max(work));
     }
 
     /// Lets no more start than are released.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.0.send_modify(|state| state.open = false);
     }
 
-    /// So many transfers may start in all.
-    pub(crate) fn released(&self) -> u64 {
+    /// So many pieces may start in all.
+    pub fn released(&self) -> u64 {
         self.0.borrow().released
     }
 
-    /// Transfers between their start and their end.
-    pub(crate) fn in_flight(&self) -> u64 {
+    /// Pieces between their start and their end.
+    pub fn in_flight(&self) -> u64 {
         let state = self.0.borrow();
         state.started - state.tally.ended()
     }
 
-    /// Returns once every transfer that may start has started.
-    pub(crate) async fn exhausted(&self) {
+    /// Returns once every piece that may start has started.
+    pub async fn exhausted(&self) {
         // It fails only where the sender is gone, and that is ours.
         let _ = self
             .0
@@ -97,26 +74,26 @@ impl Traffic {
             .await;
     }
 
-    /// Returns once every transfer has ended, and no other will be released.
-    pub(crate) async fn finished(&self) {
-        let finished = |state: &State| {
+    /// Returns once every piece has ended, and no other will be released.
+    pub async fn finished(&self) {
+        let finished = |state: &State<T>| {
             !state.open && !state.may_start() && state.started == state.tally.ended()
         };
         let _ = self.0.subscribe().wait_for(finished).await;
     }
 
-    /// What became of the transfers so far.
-    pub(crate) fn tally(&self) -> Tally {
+    /// What became of the work so far.
+    pub fn tally(&self) -> T {
         self.0.borrow().tally.clone()
     }
 
-    /// Writes down what became of a transfer.
-    pub(crate) fn count(&self, change: impl FnOnce(&mut Tally)) {
+    /// Writes down what became of a piece.
+    pub fn count(&self, change: impl FnOnce(&mut T)) {
         self.0.send_modify(|state| change(&mut state.tally));
     }
 
-    /// The number of the next transfer, from 0, once it may start; `None` where there is no other.
-    pub(crate) async fn start(&self) -> Option<u64> {
+    /// The number of the next piece, from 0, once it may start; `None` where there is no other.
+    pub async fn start(&self) -> Option<u64> {
         let mut states = self.0.subscribe();
         loop {
             let mut number = None;
@@ -144,9 +121,18 @@ impl Traffic {
 mod tests {
     use super::*;
 
+    #[derive(Clone, Default)]
+    struct Ended(u64);
+
+    impl Tally for Ended {
+        fn ended(&self) -> u64 {
+            self.0
+        }
+    }
+
     #[tokio::test]
-    async fn no_transfer_starts_before_it_is_released_or_twice() {
-        let traffic = Traffic::new();
+    async fn nothing_starts_before_it_is_released_or_twice() {
+        let traffic = Traffic::<Ended>::default();
         traffic.release(2);
         assert_eq!(traffic.start().await, Some(0));
         assert_eq!(traffic.start().await, Some(1));
@@ -154,7 +140,7 @@ mod tests {
         assert_eq!(traffic.in_flight(), 2);
         let (number, ()) = tokio::join!(traffic.start(), async { traffic.release(3) });
         assert_eq!(number, Some(2));
-        traffic.count(|tally| tally.committed += 1);
+        traffic.count(|tally| tally.0 += 1);
         assert_eq!(traffic.in_flight(), 2);
         traffic.close();
         assert_eq!(traffic.start().await, None);

@@ -1,11 +1,10 @@
-//! The processes of a system: one coordinator, and one agent for each bank.
+//! The processes of a system: one coordinator, agents, and services.
 //!
 //! They are this very executable in other roles, so that the example needs nothing beside it. Anybody else starts
 //! `unanimity-coordinator --data-directory …` and `unanimity-participant sql --config …`, with the same files.
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -14,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
+    net::TcpStream,
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
@@ -23,7 +23,7 @@ use tonic_health::pb::{
 };
 use unanimity_proto::v1::{self, admin_service_client::AdminServiceClient};
 
-use crate::bank::Bank;
+use crate::address;
 
 /// How long a process may take until it does its work.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,112 +34,159 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at something that is about to change.
 const POLL: Duration = Duration::from_millis(10);
 
-/// A coordinator with its agents. They end when this is dropped.
-pub(crate) struct System {
+/// A coordinator with the processes around it. They end when this is dropped.
+pub struct System {
+    directory: PathBuf,
     address: String,
     log_id: String,
-    coordinator: Process,
-    agents: Vec<Process>,
     channel: Channel,
+    /// The coordinator first.
+    processes: Vec<Process>,
 }
 
-/// Which process.
+/// A process of the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Coordinator,
-    /// By the number of the bank.
-    Agent(usize),
+pub struct ProcessId(usize);
+
+impl ProcessId {
+    /// The coordinator.
+    pub const COORDINATOR: Self = Self(0);
 }
 
 impl System {
-    /// Starts all processes, with their files in `directory`, and waits until they do their work.
-    pub(crate) async fn start(directory: &Path, banks: &[Bank], clients: usize) -> Result<Self> {
-        let listen = format!("127.0.0.1:{}", free_port()?);
+    /// Starts a coordinator, with its files in `directory`, and waits until it serves.
+    ///
+    /// # Errors
+    /// Where it doesn't.
+    pub async fn start(directory: &Path) -> Result<Self> {
+        let listen = address::to_listen_on()?;
         let address = format!("http://{listen}");
-        let log = directory.join("coordinator-log");
-        let arguments = [
-            "coordinator",
-            "--data-directory",
-            &path(&log)?,
-            "--listen",
-            &listen,
-        ];
+        let log = path(&directory.join("coordinator-log"))?;
         let mut system = Self {
-            coordinator: Process::start(directory, "coordinator", &arguments)?,
-            agents: Vec::new(),
+            directory: directory.to_owned(),
             log_id: String::new(),
             channel: Endpoint::from_shared(address.clone())?
                 .tcp_nodelay(true)
                 .connect_lazy(),
             address,
+            processes: Vec::new(),
         };
-        // Each client has one branch open at a time, and the agent looks around on connections of its own.
-        let connections = u32::try_from(clients)?.saturating_add(4);
-        for bank in banks {
-            let file = directory.join(format!("{}.toml", bank.name));
-            fs::write(
-                &file,
-                bank.agent_configuration(&system.address, connections),
-            )?;
-            let arguments = ["participant", "sql", "--config", &path(&file)?];
-            system
-                .agents
-                .push(Process::start(directory, &bank.name, &arguments)?);
-        }
+        system.add(
+            "coordinator",
+            &["coordinator", "--data-directory", &log, "--listen", &listen],
+        )?;
         system.wait_until_serving().await?;
         let request = v1::GetCoordinatorRequest {};
         let coordinator = system.admin().get_coordinator(request).await?;
         system.log_id = coordinator.into_inner().log_id;
-        system.wait_for_agents().await?;
         Ok(system)
     }
 
+    /// Starts this executable with other arguments, and waits for nothing.
+    ///
+    /// # Errors
+    /// Where it can't be started.
+    pub fn add(&mut self, name: &str, arguments: &[&str]) -> Result<ProcessId> {
+        let process = Process::start(&self.directory, name, arguments)?;
+        self.processes.push(process);
+        Ok(ProcessId(self.processes.len() - 1))
+    }
+
+    /// Starts this executable in a role that reads a configuration file, and waits for nothing.
+    ///
+    /// # Errors
+    /// Where it can't be started.
+    pub fn add_configured(
+        &mut self,
+        name: &str,
+        role: &[&str],
+        configuration: &str,
+    ) -> Result<ProcessId> {
+        let file = self.directory.join(format!("{name}.toml"));
+        fs::write(&file, configuration)?;
+        self.add(name, &[role, &["--config", &path(&file)?]].concat())
+    }
+
+    /// Waits until a process listens.
+    ///
+    /// # Errors
+    /// Where it ends, or takes too long.
+    pub async fn wait_for_listener(&mut self, id: ProcessId, address: &str) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(address).await.is_err() {
+            self.processes[id.0].check(deadline)?;
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until these processes, which have their participants' names, are connected.
+    ///
+    /// # Errors
+    /// Where one ends, or takes too long.
+    pub async fn wait_for_participants(&mut self, participants: &[ProcessId]) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let request = v1::ListParticipantsRequest::default();
+            let answer = self.admin().list_participants(request).await?.into_inner();
+            let is_missing = |process: &Process| {
+                let mut found = answer.participants.iter();
+                !found.any(|found| found.name == process.name && !found.sessions.is_empty())
+            };
+            let mut missing = participants.iter().map(|id| id.0);
+            let Some(missing) = missing.find(|id| is_missing(&self.processes[*id])) else {
+                return Ok(());
+            };
+            self.processes[missing].check(deadline)?;
+            sleep(POLL).await;
+        }
+    }
+
     /// The coordinator's address.
-    pub(crate) fn address(&self) -> &str {
+    #[must_use]
+    pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// How many agents there are.
-    pub(crate) fn agents(&self) -> usize {
-        self.agents.len()
+    /// Identity of the coordinator's log: the ids of all its transactions begin with `u1.`, this, and a dot.
+    #[must_use]
+    pub fn log_id(&self) -> &str {
+        &self.log_id
     }
 
     /// Kills a process with no warning, and waits until it is gone.
-    pub(crate) async fn kill(&mut self, role: Role) -> Result<()> {
-        Ok(self.process(role).child.kill().await?)
+    ///
+    /// # Errors
+    /// Where it can't be killed.
+    pub async fn kill(&mut self, id: ProcessId) -> Result<()> {
+        Ok(self.processes[id.0].child.kill().await?)
     }
 
     /// Starts a killed process again, on the same data. A coordinator serves when this returns.
-    pub(crate) async fn restart(&mut self, role: Role) -> Result<()> {
-        self.process(role).restart()?;
-        match role {
-            Role::Coordinator => self.wait_until_serving().await,
-            Role::Agent(_) => Ok(()),
+    ///
+    /// # Errors
+    /// Where it can't be started.
+    pub async fn restart(&mut self, id: ProcessId) -> Result<()> {
+        self.processes[id.0].restart()?;
+        match id {
+            ProcessId::COORDINATOR => self.wait_until_serving().await,
+            _ => Ok(()),
         }
     }
 
-    /// Asks all processes to end, and waits for them.
-    pub(crate) async fn stop(mut self) -> Result<()> {
-        for agent in &mut self.agents {
-            agent.stop().await?;
+    /// Asks all processes to end, the last one first, and waits for them.
+    ///
+    /// # Errors
+    /// Where a signal can't be sent.
+    pub async fn stop(mut self) -> Result<()> {
+        for process in self.processes.iter_mut().rev() {
+            process.stop().await?;
         }
-        self.coordinator.stop().await
-    }
-
-    /// Identity of the coordinator's log: the ids of all its transactions begin with `u1.`, this, and a dot.
-    pub(crate) fn log_id(&self) -> &str {
-        &self.log_id
+        Ok(())
     }
 
     fn admin(&self) -> AdminServiceClient<Channel> {
         AdminServiceClient::new(self.channel.clone())
-    }
-
-    fn process(&mut self, role: Role) -> &mut Process {
-        match role {
-            Role::Coordinator => &mut self.coordinator,
-            Role::Agent(number) => &mut self.agents[number],
-        }
     }
 
     async fn wait_until_serving(&mut self) -> Result<()> {
@@ -150,24 +197,7 @@ impl System {
             if answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving) {
                 return Ok(());
             }
-            self.coordinator.check(deadline)?;
-            sleep(POLL).await;
-        }
-    }
-
-    async fn wait_for_agents(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START_TIMEOUT;
-        loop {
-            let request = v1::ListParticipantsRequest::default();
-            let answer = self.admin().list_participants(request).await?.into_inner();
-            let connected = |agent: &Process| {
-                let mut participants = answer.participants.iter();
-                participants.any(|found| found.name == agent.name && !found.sessions.is_empty())
-            };
-            let Some(missing) = self.agents.iter().position(|agent| !connected(agent)) else {
-                return Ok(());
-            };
-            self.agents[missing].check(deadline)?;
+            self.processes[0].check(deadline)?;
             sleep(POLL).await;
         }
     }
@@ -224,7 +254,7 @@ impl Process {
 }
 
 /// This executable in another role. The child reads its standard input to the end and then ends itself, so that it never outlives us,
-/// however we end: see [`end_with_parent`].
+/// however we end: see [`crate::role`].
 fn spawn(arguments: &[String], log: &Path) -> Result<Child> {
     let log = fs::File::options().create(true).append(true).open(log)?;
     let mut command = Command::new(env::current_exe()?);
@@ -244,23 +274,6 @@ fn spawn(arguments: &[String], log: &Path) -> Result<Child> {
         .kill_on_drop(true)
         .spawn();
     child.context("starting a child process")
-}
-
-/// For a child: ends the process when the parent is gone, which closes the pipe to our standard input.
-pub(crate) fn end_with_parent() {
-    std::thread::spawn(|| {
-        // An error means just the same.
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(1);
-    });
-}
-
-/// A port to listen on, now and after a restart. It lies below those that the system gives to outgoing connections, which could take it while
-/// the coordinator is down.
-fn free_port() -> Result<u16> {
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let mut candidates = (0..1_000).map(|_| rand::random_range(10_000..32_000));
-    candidates.find(free).context("no port is free")
 }
 
 fn path(path: &Path) -> Result<String> {
