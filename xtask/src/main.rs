@@ -19,7 +19,7 @@ use crate::step::step;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Project tasks")]
 enum Task {
-    /// Install what is missing, then check and test everything, and let plugs be pulled while money is transferred.
+    /// Install what is missing, then check and test everything, and let plugs be pulled while money is transferred and orders are placed.
     Test {
         /// Do without what is missing, and fail where it is needed.
         #[arg(long)]
@@ -67,23 +67,38 @@ fn test(install: bool) -> Result<()> {
     )?;
     step(
         "release build",
-        &mut cargo("build --release --bin bank-transfer --locked"),
+        &mut cargo("build --release --bin bank-transfer --bin order-saga --locked"),
     )?;
     step(
         "transfers between two SQLite banks",
         &mut cargo("run --quiet --release --locked --bin bank-transfer"),
     )?;
+    step(
+        "transfers between PostgreSQL, MariaDB and SQLite, with kills",
+        &mut with_databases(
+            "bank-transfer",
+            "--bank {postgres} --bank {mariadb} --bank {sqlite} --clients 16 --transfers 3000 --kill all",
+        )?,
+    )?;
+    step(
+        "orders over PostgreSQL, MariaDB and HTTP, with kills",
+        &mut with_databases(
+            "order-saga",
+            "--database orders={postgres} --database shipping={postgres} --database stock={mariadb} \
+             --clients 16 --orders 3000 --kill all",
+        )?,
+    )
+}
+
+/// An example, with these arguments, on databases of its own.
+fn with_databases(example: &str, arguments: &str) -> Result<Command> {
     // By its path: a cargo within a cargo builds everything once more.
     let mut command =
         cargo("run --quiet --locked --package unanimity-tests --bin with-databases --");
-    command.arg(released("bank-transfer")?).args(
-        "--bank {postgres} --bank {mariadb} --bank {sqlite} --clients 16 --transfers 3000 --kill all"
-            .split(' '),
-    );
-    step(
-        "transfers between PostgreSQL, MariaDB and SQLite, with kills",
-        &mut command,
-    )
+    command
+        .arg(released(example)?)
+        .args(arguments.split_whitespace());
+    Ok(command)
 }
 
 /// A program that the release build made, beside the debug build that this one is of.
