@@ -286,11 +286,12 @@ impl Coordinator {
     }
 }
 
-/// An agent of a bank.
+/// An agent of a bank, or of a service.
 #[derive(Debug)]
 pub struct Agent {
     /// The process.
     pub process: Process,
+    kind: &'static str,
     name: String,
     configuration: PathBuf,
     output: PathBuf,
@@ -306,18 +307,41 @@ impl Agent {
     }
 
     /// Starts one with further arguments, and waits for nothing.
-    ///
-    /// # Panics
-    /// Where its files can't be written.
     pub fn launch(scratch: &Scratch, coordinator: &str, bank: &Bank, arguments: &[&str]) -> Self {
-        let configuration = scratch.path(&format!("{}.toml", bank.name));
-        fs::write(&configuration, bank.agent_configuration(coordinator))
-            .expect("the directory is ours");
-        let output = scratch.path(&format!("{}.log", bank.name));
+        let configuration = bank.agent_configuration(coordinator);
+        Self::run(scratch, "sql", &bank.name, &configuration, arguments)
+    }
+
+    /// Starts one around a service, and waits until the coordinator has its session. `configuration` is what of it is neither the name nor
+    /// the coordinator's address.
+    pub async fn http(
+        scratch: &Scratch,
+        coordinator: &Coordinator,
+        name: &str,
+        configuration: &str,
+    ) -> Self {
+        let address = coordinator.address();
+        let configuration = format!("name = {name:?}\ncoordinator = {address:?}\n{configuration}");
+        let agent = Self::run(scratch, "http", name, &configuration, &[]);
+        agent.connects(coordinator).await;
+        agent
+    }
+
+    fn run(
+        scratch: &Scratch,
+        kind: &'static str,
+        name: &str,
+        text: &str,
+        arguments: &[&str],
+    ) -> Self {
+        let configuration = scratch.path(&format!("{name}.toml"));
+        fs::write(&configuration, text).expect("the directory is ours");
+        let output = scratch.path(&format!("{name}.log"));
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         Self {
-            process: run(&configuration, &output, &arguments),
-            name: bank.name.clone(),
+            process: run(kind, &configuration, &output, &arguments),
+            kind,
+            name: name.into(),
             configuration,
             output,
             arguments,
@@ -331,7 +355,12 @@ impl Agent {
 
     /// Starts it again after its end.
     pub fn restart(&mut self) {
-        self.process = run(&self.configuration, &self.output, &self.arguments);
+        self.process = run(
+            self.kind,
+            &self.configuration,
+            &self.output,
+            &self.arguments,
+        );
     }
 
     /// Kills it, and waits until the coordinator has noticed.
@@ -341,10 +370,10 @@ impl Agent {
     }
 }
 
-fn run(configuration: &Path, output: &Path, arguments: &[String]) -> Process {
+fn run(kind: &str, configuration: &Path, output: &Path, arguments: &[String]) -> Process {
     let mut command = Command::new(binaries::path("unanimity-participant"));
     command
-        .args(["sql", "--config"])
+        .args([kind, "--config"])
         .arg(configuration)
         .args(arguments);
     Process::start(&mut command, output)

@@ -1,37 +1,15 @@
 //! The service that `docs/http.md` shows, with the configuration that `--help` shows.
 
-use std::{
-    fs,
-    net::{Ipv4Addr, TcpStream},
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use unanimity_participant::{
     http::{EXAMPLE, HttpAgent, HttpArguments, HttpConfig},
     participant::{Compensated, Participant, Settled, Step, StepOutcome, Vote},
 };
 use unanimity_proto::v1::{AbortCode, Operation};
-use unanimity_tests::{patience::eventually_blocking, port, process::Process};
+use unanimity_tests::payments::Payments;
 
 use super::{LONG, branch, charge, prepare};
-
-fn service(directory: &Path, port: u16) -> Process {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/http.md");
-    let page = fs::read_to_string(page).unwrap();
-    let (_, code) = page.split_once("```python\n").unwrap();
-    let (code, _) = code.split_once("```").unwrap();
-    fs::write(directory.join("service.py"), code).unwrap();
-    let mut command = Command::new("python3");
-    command.args(["service.py", &port.to_string()]);
-    let process = Process::start(command.current_dir(directory), &directory.join("log"));
-    eventually_blocking("the service", || {
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
-    });
-    process
-}
 
 fn step(number: u32, operation: Operation) -> Step {
     Step {
@@ -58,50 +36,36 @@ fn undone(number: u32) -> Compensated {
 #[tokio::test]
 async fn the_service_of_the_page_keeps_the_contract() {
     let directory = tempfile::tempdir().unwrap();
-    let port = port::free();
-    let mut python = service(directory.path(), port);
-    let options = SqliteConnectOptions::new().filename(directory.path().join("payments.db"));
-    let mut database = SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::raw_sql("INSERT INTO account VALUES ('4711', 1000)")
-        .execute(&mut database)
-        .await
-        .unwrap();
+    let mut payments = Payments::start(directory.path()).await;
     let file = directory.path().join("agent.toml");
     fs::write(&file, EXAMPLE).unwrap();
     let config = HttpConfig::load(HttpArguments {
         config: Some(file),
-        service: Some(format!("http://127.0.0.1:{port}")),
+        service: Some(format!("http://{}", payments.address)),
         journal: Some(directory.path().join("journal")),
         ..HttpArguments::default()
     });
     let agent = HttpAgent::open(&config.unwrap()).await.unwrap();
-    let mut balance = async || {
-        sqlx::query_scalar::<_, i64>("SELECT cents FROM account")
-            .fetch_one(&mut database)
-            .await
-            .unwrap()
-    };
-
     for number in [1, 2] {
         let vote = agent.prepare(prepare(number, [charge()])).await;
         assert!(matches!(vote, Vote::Yes { .. }), "{vote:?}");
     }
-    assert_eq!(balance().await, 500);
-    python.kill();
+    assert_eq!(payments.balance().await, 500);
+    payments.kill();
     assert!(matches!(
         agent.commit(&branch(1), "").await,
         Settled::Retry(_)
     ));
-    let _python = service(directory.path(), port);
+    payments.restart();
     assert_eq!(agent.commit(&branch(1), "").await, Settled::Committed);
     assert_eq!(agent.abort(&branch(2), "").await, Settled::Aborted);
-    assert_eq!(balance().await, 750);
+    assert_eq!(payments.balance().await, 750);
 
     for _ in 0..2 {
         let outcome = agent.execute(step(3, charge())).await;
         let result = r#"{"charged": 250}"#.to_owned();
         assert_eq!(outcome, StepOutcome::Done { result });
-        assert_eq!(balance().await, 500);
+        assert_eq!(payments.balance().await, 500);
     }
     let settled = agent.settle(&branch(3), Duration::ZERO).await;
     let result = r#"{"charged": 250}"#.to_owned();
@@ -109,16 +73,16 @@ async fn the_service_of_the_page_keeps_the_contract() {
     for _ in 0..2 {
         let outcome = agent.compensate(step(13, charge()), undone(3)).await;
         assert!(matches!(outcome, StepOutcome::Done { .. }), "{outcome:?}");
-        assert_eq!(balance().await, 750);
+        assert_eq!(payments.balance().await, 750);
     }
     let outcome = agent.compensate(step(14, charge()), undone(4)).await;
     assert!(matches!(outcome, StepOutcome::Done { .. }), "{outcome:?}");
-    assert_eq!(balance().await, 750);
+    assert_eq!(payments.balance().await, 750);
 
     for number in 5..8 {
         agent.execute(step(number, charge())).await;
     }
-    assert_eq!(balance().await, 0);
+    assert_eq!(payments.balance().await, 0);
     match agent.execute(step(8, charge())).await {
         StepOutcome::Refused(refusal) => assert_eq!(
             (refusal.code, refusal.message.as_str()),

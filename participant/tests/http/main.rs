@@ -11,7 +11,6 @@ mod coordinator;
 mod encrypted;
 mod example;
 mod process;
-mod service;
 mod steps;
 mod two_phase;
 
@@ -23,8 +22,7 @@ use unanimity_participant::{
     participant::{BranchId, Prepare},
 };
 use unanimity_proto::v1::{self, operation::Statement, value::Kind};
-
-use service::Service;
+use unanimity_tests::service::Service;
 
 /// Far more than anything here takes, but for what is meant to.
 const LONG: Duration = Duration::from_secs(20);

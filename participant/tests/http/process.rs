@@ -11,13 +11,15 @@ use tokio::sync::Notify;
 use unanimity_proto::v1::{
     self, coordinator_message::Kind as Down, participant_message::Kind as Up,
 };
-use unanimity_tests::process::Process;
+use unanimity_tests::{
+    process::Process,
+    service::{Reply, Service},
+};
 
 use super::{
     branch, charge, configure,
     coordinator::{Coordinator, Session, list_in_doubt},
     operation,
-    service::{Reply, Service},
 };
 
 const LOG: &str = "0a1b2c3d";

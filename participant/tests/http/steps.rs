@@ -7,9 +7,9 @@ use tokio::sync::Notify;
 use unanimity_participant::participant::{
     BranchId, Compensated, Fence, Participant, Refusal, Step, StepOutcome,
 };
-use unanimity_tests::{patience::becomes, port};
+use unanimity_tests::{patience::becomes, port, service::Reply};
 
-use super::{LONG, Pair, agent, branch, charge, operation, service::Reply};
+use super::{LONG, Pair, agent, branch, charge, operation};
 
 /// Long enough for a service that answers, and short enough to wait for one that doesn't.
 const SHORT: Duration = Duration::from_millis(300);

@@ -9,9 +9,9 @@ use unanimity_participant::{
     participant::{Participant, Prepare, Settled, Vote},
 };
 use unanimity_proto::v1::AbortCode;
-use unanimity_tests::port;
+use unanimity_tests::{port, service::Reply};
 
-use super::{Pair, agent, branch, charge, operation, prepare, service::Reply};
+use super::{Pair, agent, branch, charge, operation, prepare};
 
 const YES: Vote = Vote::Yes {
     proof: String::new(),
