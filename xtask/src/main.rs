@@ -85,7 +85,7 @@ fn test(install: bool) -> Result<()> {
         &mut with_databases(
             "order-saga",
             "--database orders={postgres} --database shipping={postgres} --database stock={mariadb} \
-             --clients 16 --orders 3000 --kill all",
+             --clients 16 --orders 2000 --kill all",
         )?,
     )
 }
