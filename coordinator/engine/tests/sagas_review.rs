@@ -7,7 +7,7 @@ use house::{Deed, House, Manner, id, lock, name, reason, step, submit, work};
 use unanimity_engine::{
     AbortCode, Input, Moment, Record, SagaRecord,
     StepKind::{Compensatable, Pivot, Retriable},
-    StepState, StepWork, Ticket, TransactionState,
+    StepOutcome, StepState, StepWork, Ticket, TransactionState, Upward,
 };
 
 fn cancel(ticket: u64, saga: u64) -> Input {
@@ -213,4 +213,37 @@ fn a_checkpoint_carries_what_is_on_its_way_to_the_disk() {
     house.run();
     let view = house.engine.transaction(&id(1));
     assert_eq!(view.map(|t| t.state), Some(TransactionState::Committed));
+}
+
+/// What is fenced stays so, whichever question the answer belongs to.
+#[test]
+fn a_step_that_takes_longer_to_settle_than_the_coordinator_waits_is_settled() {
+    let mut house = House::new(&[("a", Manner::Hangs, true)]);
+    house.give(Input::SubmitSaga(submit(
+        1,
+        vec![step("a", Compensatable, &[])],
+    )));
+    // Each answer comes when the next question is on its way.
+    let mut slow = None;
+    for _ in 0..200 {
+        let never = |(_, message): &(_, Upward)| {
+            matches!(
+                message,
+                Upward::StepResult {
+                    outcome: StepOutcome::Never,
+                    ..
+                }
+            )
+        };
+        if let Some(at) = house.replies.iter().position(never)
+            && let Some((session, message)) = std::mem::replace(&mut slow, house.replies.remove(at))
+        {
+            house.give(Input::Message { session, message });
+        }
+        if !house.step() {
+            break;
+        }
+    }
+    assert_eq!(house.state(1), Some(TransactionState::Compensated));
+    assert_eq!(house.deeds, []);
 }
