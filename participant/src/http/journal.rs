@@ -356,9 +356,10 @@ fn refused(path: &Path, problem: &str) -> AgentError {
     }
 }
 
-/// One agent writes a journal. The lock goes with the process, however that ends.
+/// One agent writes a journal. The lock goes with the process, however that ends. It is beside the file itself, wherever links lead there from.
 fn lock(path: &Path) -> Result<File, AgentError> {
-    let mut name = path.as_os_str().to_owned();
+    let itself = path.canonicalize().unwrap_or_else(|_| path.into());
+    let mut name = itself.into_os_string();
     name.push(".lock");
     let file = File::options()
         .write(true)
@@ -515,7 +516,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
         let journal = Journal::open(&path, WEEK).await.unwrap();
-        assert!(refusal(&path).await.contains("another agent uses"));
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for path in [&path, &link] {
+            assert!(refusal(path).await.contains("another agent uses"));
+        }
         drop(journal);
 
         let other = directory.path().join("other");
