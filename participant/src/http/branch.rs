@@ -201,7 +201,7 @@ impl HttpAgent {
         };
         match record {
             Some(record) => match record.state {
-                State::Open | State::Doomed => self.cancel(branch, &record, None).await,
+                State::Open | State::Doomed => self.cancel_again(branch, &record).await,
                 State::Committed => Settled::Committed,
                 // A step is no branch that could be aborted, and was never prepared.
                 State::Aborted | State::Sent | State::Fenced => Settled::Aborted,
@@ -219,6 +219,15 @@ impl HttpAgent {
         }
         self.ended(branch, State::Committed, &record.operations)
             .await
+    }
+
+    /// Says so where it fails: the coordinator does not show a branch that voted no, or whose transaction is over.
+    async fn cancel_again(&self, branch: &BranchId, record: &Record) -> Settled {
+        let settled = self.cancel(branch, record, None).await;
+        if let Settled::Retry(problem) = &settled {
+            tracing::warn!(%branch, problem, "a branch is not cancelled yet; it stays in doubt until it is");
+        }
+        settled
     }
 
     /// The last one first, as one would by hand. Without `until` each has its time: all begin anew when one was too slow, so a time for all
