@@ -59,6 +59,8 @@ pub(crate) struct Saga {
     pub(crate) deadline_unix_ms: u64,
     /// It began in an earlier incarnation: a step of which nothing is known may have been sent.
     pub(crate) replayed: bool,
+    /// So was its turn: what undoes it may have been sent by an earlier incarnation.
+    pub(crate) turn_replayed: bool,
     /// A reason to turn that came before it had begun.
     pub(crate) wanted: Option<AbortReason>,
     /// What will be done once a record of it, on its way to disk, is durable. A checkpoint carries it: that record may stand before it.
@@ -110,6 +112,7 @@ pub(crate) struct Step {
     /// Attempts in vain since the task began.
     pub(crate) failures: u32,
     pub(crate) first_sent: Option<Moment>,
+    pub(crate) compensation_first_sent: Option<Moment>,
     pub(crate) last_error: String,
     pub(crate) result: Option<Payload>,
     pub(crate) resolution: String,
@@ -175,6 +178,7 @@ impl Step {
             compensation_attempts: 0,
             failures: 0,
             first_sent: None,
+            compensation_first_sent: None,
             last_error: String::new(),
             result: None,
             resolution: String::new(),

@@ -365,3 +365,86 @@ fn a_drain_freezes_the_steps_that_wait_for_a_slot() {
     assert_eq!(house.deeds.len(), 5);
     assert_eq!(house.engine.in_flight(), 0);
 }
+
+/// What is fenced stays so, whichever question the answer belongs to.
+#[test]
+fn a_step_that_takes_longer_to_settle_than_the_coordinator_waits_is_settled() {
+    let mut house = House::new(&[("a", Manner::Hangs, true)]);
+    house.give(Input::SubmitSaga(submit(
+        1,
+        vec![step("a", Compensatable, &[])],
+    )));
+    // Each answer comes when the next question is on its way.
+    let mut slow = None;
+    for _ in 0..200 {
+        let never = |(_, message): &(_, Upward)| {
+            matches!(
+                message,
+                Upward::StepResult {
+                    outcome: StepOutcome::Never,
+                    ..
+                }
+            )
+        };
+        if let Some(at) = house.replies.iter().position(never)
+            && let Some((session, message)) = std::mem::replace(&mut slow, house.replies.remove(at))
+        {
+            house.give(Input::Message { session, message });
+        }
+        if !house.step() {
+            break;
+        }
+    }
+    assert_eq!(house.state(1), Some(TransactionState::Compensated));
+    assert_eq!(house.deeds, []);
+}
+
+/// A participant that may have forgotten what is that old would not undo it.
+#[test]
+fn a_compensation_is_as_old_as_itself_and_not_as_its_step() {
+    for crash in [false, true] {
+        let mut house = House::new(&[("a", Manner::Does, true), ("b", Manner::Hangs, true)]);
+        let mut patient = step("b", Compensatable, &["a"]);
+        patient.retry.max_attempts = 1_000;
+        let steps = vec![step("a", Compensatable, &[]), patient];
+        house.give(Input::SubmitSaga(submit(1, steps)));
+        let began = house.now;
+        while !house.deeds.contains(&Deed::Did("a".into())) {
+            assert!(house.step());
+        }
+        if crash {
+            house.sync();
+            house.crash(false);
+        }
+        house.run();
+        let transaction = house.engine.transaction(&id(1));
+        let state = transaction.map(|it| it.state);
+        assert_eq!(state, Some(TransactionState::Compensated));
+        assert!(
+            house.now.0 - began.0 >= 60_000,
+            "it turns when its time is up"
+        );
+        assert_eq!(house.deeds.last(), Some(&Deed::Undid("a".into())));
+        assert_eq!(house.sites[0].age_ms, 0, "after a crash: {crash}");
+    }
+}
+
+/// An earlier incarnation may have sent it at any time since the turn, which is not known.
+#[test]
+fn a_compensation_that_an_earlier_incarnation_may_have_sent_is_as_old_as_its_saga() {
+    let mut house = House::new(&[("a", Manner::Does, true), ("b", Manner::Refuses, true)]);
+    let steps = vec![
+        step("a", Compensatable, &[]),
+        step("b", Compensatable, &["a"]),
+    ];
+    house.give(Input::SubmitSaga(submit(1, steps)));
+    let state = |house: &House| house.engine.transaction(&id(1)).map(|it| it.state);
+    while state(&house) != Some(TransactionState::Compensating) {
+        assert!(house.step());
+    }
+    house.now = Moment(house.now.0 + 5_000);
+    house.crash(false);
+    house.run();
+    assert_eq!(state(&house), Some(TransactionState::Compensated));
+    assert!(house.sites[0].age_ms >= 4_000, "{}", house.sites[0].age_ms);
+}

@@ -199,6 +199,9 @@ mod tests {
             answer(200, &[JSON], ""),
             answer(200, &[JSON], "<h1>Log in</h1>"),
             answer(200, &[JSON], "{} {}"),
+            answer(200, &[JSON], &"[".repeat(60_000)),
+            answer(200, &[JSON], &"{\"a\":".repeat(10_000)),
+            answer(200, &[JSON], r#""\ud800""#),
             answer(203, &[JSON], "{}"),
             answer(206, &[JSON], "{}"),
         ] {

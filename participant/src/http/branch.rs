@@ -166,7 +166,8 @@ impl HttpAgent {
         if self.journal.write(branch, state, held).await.is_err() || held.is_empty() {
             return;
         }
-        if let Settled::Retry(problem) = self.cancel(branch, &doomed, CANCEL_BEFORE_VOTE).await {
+        let until = Instant::now() + CANCEL_BEFORE_VOTE;
+        if let Settled::Retry(problem) = self.cancel(branch, &doomed, Some(until)).await {
             tracing::warn!(%branch, problem, "a branch that voted no is not cancelled yet; it stays in doubt until it is");
         }
     }
@@ -181,7 +182,7 @@ impl HttpAgent {
             Some(record) => match record.state {
                 State::Open => self.confirm(branch, &record).await,
                 // It never voted yes. What is true is that it aborts.
-                State::Doomed => self.cancel(branch, &record, DECISION_TIMEOUT).await,
+                State::Doomed => self.cancel(branch, &record, None).await,
                 State::Committed => Settled::Committed,
                 State::Aborted => Settled::Aborted,
                 State::Sent | State::Fenced => Settled::Lost(late(branch, record.state).message),
@@ -200,7 +201,7 @@ impl HttpAgent {
         };
         match record {
             Some(record) => match record.state {
-                State::Open | State::Doomed => self.cancel(branch, &record, DECISION_TIMEOUT).await,
+                State::Open | State::Doomed => self.cancel_again(branch, &record).await,
                 State::Committed => Settled::Committed,
                 // A step is no branch that could be aborted, and was never prepared.
                 State::Aborted | State::Sent | State::Fenced => Settled::Aborted,
@@ -220,11 +221,22 @@ impl HttpAgent {
             .await
     }
 
-    /// The last one first, as one would by hand.
-    async fn cancel(&self, branch: &BranchId, record: &Record, limit: Duration) -> Settled {
-        let deadline = Instant::now() + limit;
+    /// Says so where it fails: the coordinator does not show a branch that voted no, or whose transaction is over.
+    async fn cancel_again(&self, branch: &BranchId, record: &Record) -> Settled {
+        let settled = self.cancel(branch, record, None).await;
+        if let Settled::Retry(problem) = &settled {
+            tracing::warn!(%branch, problem, "a branch is not cancelled yet; it stays in doubt until it is");
+        }
+        settled
+    }
+
+    /// The last one first, as one would by hand. Without `until` each has its time: all begin anew when one was too slow, so a time for all
+    /// together could be too short for ever.
+    async fn cancel(&self, branch: &BranchId, record: &Record, until: Option<Instant>) -> Settled {
         for (index, name) in record.operations.iter().enumerate().rev() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = until.map_or(DECISION_TIMEOUT, |until| {
+                until.saturating_duration_since(Instant::now())
+            });
             let decided = self.decide(Decision::Cancel, branch, index, name, left);
             if let Err(problem) = decided.await {
                 return Settled::Retry(problem);

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! *Open* and *doomed* are never deleted: they are what is in doubt. The others are, after the retention; where a record may have been deleted,
-//! its absence proves nothing.
+//! its absence proves nothing. What was deleted under another retention is not forgotten: how far that went is in the file.
 //!
 //! A journal has one agent at a time, by a lock, and an identity, by which the coordinator tells two journals of one name apart. A write that
 //! failed leaves open what the file holds, so after one the journal gives no answer until the agent is started again.
@@ -21,12 +21,12 @@
 use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use sqlx::{
-    ConnectOptions, Row, SqliteConnection,
+    AssertSqlSafe, ConnectOptions, Row, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::sync::Mutex;
@@ -40,7 +40,11 @@ const VERSION: i64 = 1;
 const TABLES: &str = "CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL) STRICT; \
      CREATE TABLE IF NOT EXISTS branch (transaction_id TEXT NOT NULL, number INTEGER NOT NULL, state INTEGER NOT NULL, \
      operations TEXT NOT NULL, written_at INTEGER NOT NULL, PRIMARY KEY (transaction_id, number)) STRICT, WITHOUT ROWID; \
-     CREATE INDEX IF NOT EXISTS branch_by_state ON branch (state, written_at)";
+     CREATE INDEX IF NOT EXISTS branch_by_state ON branch (state, written_at); \
+     CREATE TABLE IF NOT EXISTS purged (before INTEGER NOT NULL) STRICT";
+
+/// What may be deleted, in a form by which the index finds it without reading all that is younger.
+const ENDED: &str = "state IN (3, 4, 5, 6)";
 
 /// How many records one purge statement deletes.
 const PURGE_BATCH: u64 = 500;
@@ -106,6 +110,8 @@ pub(super) struct Journal {
     path: PathBuf,
     identity: String,
     retention: Duration,
+    /// Records written before this may have been deleted; in seconds since 1970.
+    purged_before: AtomicI64,
     failed: AtomicBool,
     /// Last, so that it is given up last.
     _lock: File,
@@ -126,12 +132,17 @@ impl Journal {
             .await
             .map_err(refused)?;
         let identity = prepare(&mut connection, path).await?;
+        let purged_before = sqlx::query_scalar("SELECT coalesce(max(before), 0) FROM purged")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(refused)?;
         sync_directory(path).map_err(|error| self::refused(path, &error.to_string()))?;
         Ok(Self {
             connection: Mutex::new(connection),
             path: path.into(),
             identity,
             retention,
+            purged_before: AtomicI64::new(purged_before),
             failed: AtomicBool::new(false),
             _lock: lock,
         })
@@ -145,7 +156,11 @@ impl Journal {
     /// Whether the absence of a record still proves that none was written, `age` after it would have been. A quarter of the retention is left
     /// for clocks that differ.
     pub(super) fn absence_proves(&self, age: Duration) -> bool {
-        age < self.retention / 4 * 3
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let written = now.unwrap_or_default().checked_sub(age);
+        let purged_before = self.purged_before.load(Ordering::Relaxed);
+        let kept = written.is_some_and(|written| written.as_secs().cast_signed() >= purged_before);
+        kept && age < self.retention / 4 * 3
     }
 
     /// The branch's record.
@@ -216,9 +231,12 @@ impl Journal {
 
     /// Deletes what has ended and is older than the retention, in small batches, and says how many.
     pub(super) async fn purge(&self) -> Result<u64, JournalError> {
+        let Some(before) = self.begin_purge().await? else {
+            return Ok(0);
+        };
         let mut purged = 0;
         loop {
-            let batch = self.purge_batch().await?;
+            let batch = self.purge_batch(before).await?;
             purged += batch;
             if batch < PURGE_BATCH {
                 return Ok(purged);
@@ -226,16 +244,43 @@ impl Journal {
         }
     }
 
-    async fn purge_batch(&self) -> Result<u64, JournalError> {
-        let deleted = sqlx::query(
+    /// Says how far it will go, durably, before anything is deleted; `None` where there is nothing to delete.
+    async fn begin_purge(&self) -> Result<Option<i64>, JournalError> {
+        let retention = i64::try_from(self.retention.as_secs()).unwrap_or(i64::MAX);
+        let mut connection = self.usable().await?;
+        let query = format!(
+            "SELECT unixepoch() - ? AS before WHERE EXISTS (SELECT 1 FROM branch WHERE {ENDED} AND written_at < unixepoch() - ?)"
+        );
+        let found = sqlx::query_scalar(AssertSqlSafe(query))
+            .bind(retention)
+            .bind(retention)
+            .fetch_optional(&mut *connection)
+            .await;
+        let Some(before) = self.checked(found)? else {
+            return Ok(None);
+        };
+        if before > self.purged_before.load(Ordering::Relaxed) {
+            let noted = sqlx::raw_sql(AssertSqlSafe(format!(
+                "BEGIN IMMEDIATE; DELETE FROM purged; INSERT INTO purged VALUES ({before}); COMMIT"
+            )))
+            .execute(&mut *connection)
+            .await;
+            self.checked(noted)?;
+            self.purged_before.store(before, Ordering::Relaxed);
+        }
+        Ok(Some(before))
+    }
+
+    async fn purge_batch(&self, before: i64) -> Result<u64, JournalError> {
+        let delete = format!(
             "DELETE FROM branch WHERE (transaction_id, number) IN (SELECT transaction_id, number FROM branch \
-             WHERE state > ? AND written_at < unixepoch() - ? LIMIT ?)",
-        )
-        .bind(State::Doomed.number())
-        .bind(i64::try_from(self.retention.as_secs()).unwrap_or(i64::MAX))
-        .bind(PURGE_BATCH.cast_signed())
-        .execute(&mut *self.usable().await?)
-        .await;
+             WHERE {ENDED} AND written_at < ? LIMIT ?)"
+        );
+        let deleted = sqlx::query(AssertSqlSafe(delete))
+            .bind(before)
+            .bind(PURGE_BATCH.cast_signed())
+            .execute(&mut *self.usable().await?)
+            .await;
         Ok(self.checked(deleted)?.rows_affected())
     }
 
@@ -272,14 +317,19 @@ async fn prepare(connection: &mut SqliteConnection, path: &Path) -> Result<Strin
     let version = number(connection, "PRAGMA user_version").await?;
     let tables = number(connection, "SELECT count(*) FROM sqlite_schema").await?;
     match (application, version, tables) {
-        (APPLICATION_ID, VERSION, _) => {}
+        (APPLICATION_ID, VERSION, _) => {
+            sqlx::raw_sql(TABLES)
+                .execute(&mut *connection)
+                .await
+                .map_err(refused)?;
+        }
         (0, 0, 0) => {
             let make = format!(
                 "BEGIN IMMEDIATE; {TABLES}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; \
                  INSERT INTO identity VALUES ('{}'); COMMIT",
                 uuid::Uuid::new_v4().simple()
             );
-            sqlx::raw_sql(sqlx::AssertSqlSafe(make))
+            sqlx::raw_sql(AssertSqlSafe(make))
                 .execute(&mut *connection)
                 .await
                 .map_err(refused)?;
@@ -306,9 +356,10 @@ fn refused(path: &Path, problem: &str) -> AgentError {
     }
 }
 
-/// One agent writes a journal. The lock goes with the process, however that ends.
+/// One agent writes a journal. The lock goes with the process, however that ends. It is beside the file itself, wherever links lead there from.
 fn lock(path: &Path) -> Result<File, AgentError> {
-    let mut name = path.as_os_str().to_owned();
+    let itself = path.canonicalize().unwrap_or_else(|_| path.into());
+    let mut name = itself.into_os_string();
     name.push(".lock");
     let file = File::options()
         .write(true)
@@ -432,11 +483,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_purged_under_a_shorter_retention_is_not_taken_for_never_written() {
+        let hour = Duration::from_secs(3_600);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let journal = Journal::open(&path, hour).await.unwrap();
+        journal.write(&branch(1), State::Sent, &[]).await.unwrap();
+        sqlx::query("UPDATE branch SET written_at = written_at - 7200")
+            .execute(&mut *journal.connection.lock().await)
+            .await
+            .unwrap();
+        assert_eq!(journal.purge().await.unwrap(), 1);
+        drop(journal);
+
+        let journal = Journal::open(&path, WEEK).await.unwrap();
+        assert_eq!(journal.record(&branch(1)).await.unwrap(), None);
+        assert!(!journal.absence_proves(2 * hour));
+        assert!(journal.absence_proves(hour / 2) && journal.absence_proves(Duration::ZERO));
+        // Nor is it forgotten by a purge that goes less far.
+        journal.write(&branch(2), State::Sent, &[]).await.unwrap();
+        sqlx::query("UPDATE branch SET written_at = written_at - ?")
+            .bind(2 * WEEK.as_secs().cast_signed())
+            .execute(&mut *journal.connection.lock().await)
+            .await
+            .unwrap();
+        assert_eq!(journal.purge().await.unwrap(), 1);
+        assert!(!journal.absence_proves(2 * hour));
+    }
+
+    #[tokio::test]
     async fn a_second_agent_and_a_file_that_is_no_journal_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
         let journal = Journal::open(&path, WEEK).await.unwrap();
-        assert!(refusal(&path).await.contains("another agent uses"));
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for path in [&path, &link] {
+            assert!(refusal(path).await.contains("another agent uses"));
+        }
         drop(journal);
 
         let other = directory.path().join("other");

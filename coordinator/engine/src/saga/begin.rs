@@ -44,6 +44,7 @@ impl Engine {
             timeout_ms: submit.timeout_ms,
             deadline_unix_ms: 0,
             replayed: false,
+            turn_replayed: false,
             wanted: None,
             promised: Vec::new(),
             early: submit

@@ -66,6 +66,7 @@ impl Replay {
             timeout_ms: 0,
             deadline_unix_ms: begin.deadline_unix_ms,
             replayed: true,
+            turn_replayed: false,
             wanted: None,
             promised: Vec::new(),
             early: Vec::new(),
@@ -118,6 +119,7 @@ impl Replay {
             return;
         };
         saga.phase = SagaPhase::Back(reason);
+        saga.turn_replayed = true;
         for position in unsettled {
             if let Some(step) = saga.steps.get_mut(position as usize) {
                 step.unsettled = true;

@@ -39,12 +39,15 @@ impl Engine {
         if sent == 0 && !saga.replayed {
             return self.mistake(session, format!("result of {key}, which was not sent"));
         }
+        // A question that was answered late: what is fenced stays so.
+        let settling = found.activity.task() == Some(Task::Settle) && !undo;
         let current = matches!(found.activity, Activity::Running(task, _, _) if (task == Task::Undo) == undo)
             && attempt == sent;
         match outcome {
             // What took effect did so whichever attempt tells it.
             StepOutcome::Done(_) if undo => self.compensation_done(key, step),
             StepOutcome::Done(result) => self.action_done(key, step, result),
+            StepOutcome::Never if settling => self.step_never(key, step),
             _ if !current => {}
             _ if undo => self.compensation_failed(key, outcome),
             StepOutcome::Never if saga.phase == SagaPhase::Forward => {

@@ -102,7 +102,10 @@ impl Engine {
             None => {}
             Some(Ok(message)) => {
                 match task {
-                    Task::Undo => found.compensation_attempts += 1,
+                    Task::Undo => {
+                        found.compensation_attempts += 1;
+                        found.compensation_first_sent.get_or_insert(now);
+                    }
                     Task::Act | Task::Settle => {
                         found.attempts += 1;
                         found.first_sent.get_or_insert(now);
@@ -171,7 +174,7 @@ impl Engine {
             token: saga.token,
             timeout_ms: found.definition.retry.attempt_timeout_ms,
             attempt: found.compensation_attempts + 1,
-            age_ms: self.step_age_ms(key.transaction, step),
+            age_ms: self.compensation_age_ms(key.transaction, step),
             traceparent: self.table.find(&key.transaction)?.traceparent.clone(),
         }))
     }
@@ -180,7 +183,25 @@ impl Engine {
     pub(crate) fn step_age_ms(&self, id: TransactionId, step: usize) -> u64 {
         let Some(saga) = self.saga(&id) else { return 0 };
         let first = saga.steps.get(step).and_then(|s| s.first_sent);
-        if saga.replayed {
+        self.age_ms(id, saga.replayed, first)
+    }
+
+    /// The same of its compensation. Whether there is anything to undo is told by the action's marker, where that is not known; so then it is
+    /// as old as the action.
+    fn compensation_age_ms(&self, id: TransactionId, step: usize) -> u64 {
+        let Some((saga, found)) = self.saga(&id).and_then(|s| Some((s, s.steps.get(step)?))) else {
+            return 0;
+        };
+        match found.fate {
+            Fate::Open => self.step_age_ms(id, step),
+            Fate::Done | Fate::Never => {
+                self.age_ms(id, saga.turn_replayed, found.compensation_first_sent)
+            }
+        }
+    }
+
+    fn age_ms(&self, id: TransactionId, replayed: bool, first: Option<Moment>) -> u64 {
+        if replayed {
             self.unix_ms().saturating_sub(id.unix_ms()).max(1)
         } else {
             first.map_or(0, |first| self.now.0.saturating_sub(first.0).max(1))

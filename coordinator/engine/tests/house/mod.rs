@@ -72,6 +72,8 @@ pub(crate) struct Site {
     /// What it was last told to run: values for references, and fencing token.
     pub(crate) values: Vec<Bound>,
     pub(crate) token: u64,
+    /// How old it was told that this is.
+    pub(crate) age_ms: u64,
     pub(crate) reads_only: bool,
     /// Actions that came and were not done before.
     pub(crate) attempts: u32,
@@ -115,6 +117,7 @@ impl House {
             prepared: Vec::new(),
             values: Vec::new(),
             token: 0,
+            age_ms: 0,
             reads_only: false,
             attempts: 0,
             capacity: 2,
@@ -354,9 +357,16 @@ impl House {
     fn work(&mut self, index: usize, message: Downward) {
         let site = &mut self.sites[index];
         let session = site.session.expect("it has an inbox, so it has a session");
-        if let Downward::RunStep { values, token, .. } = &message {
+        if let Downward::RunStep {
+            values,
+            token,
+            age_ms,
+            ..
+        } = &message
+        {
             site.values.clone_from(values);
             site.token = *token;
+            site.age_ms = *age_ms;
         }
         let reply = match message {
             Downward::RunStep {
