@@ -238,7 +238,7 @@ impl Engine {
         Ok(())
     }
 
-    fn reachable(&self, name: &ParticipantName) -> Result<(), Refusal> {
+    pub(crate) fn reachable(&self, name: &ParticipantName) -> Result<(), Refusal> {
         match self.participants.get(name) {
             Some(participant) if !participant.sessions.is_empty() => Ok(()),
             Some(participant) if participant.registered => {

@@ -26,14 +26,11 @@ impl Engine {
             }
             None => return,
         };
-        if let Some(away) = branches
-            .iter()
-            .map(|b| &b.participant)
-            .find(|name| !self.is_here(name))
-        {
-            let message = format!("participant {away} is not connected");
+        let mut names = branches.iter().map(|b| &b.participant);
+        if let Some(away) = names.find_map(|name| self.reachable(name).err()) {
             self.group_at_work(id, step, None);
-            let reason = AbortReason::own(AbortCode::ParticipantUnavailable, message);
+            let code = AbortCode::ParticipantUnavailable;
+            let reason = AbortReason::own(code, away.to_string());
             return self.group_failed(Parent { saga: id, step }, reason);
         }
         let traceparent = self
@@ -74,11 +71,6 @@ impl Engine {
             transaction.deadline = deadline;
             self.timers.set(deadline, Timer::Deadline(child));
         }
-    }
-
-    fn is_here(&self, name: &crate::id::ParticipantName) -> bool {
-        let participant = self.participants.get(name);
-        participant.is_some_and(|p| !p.sessions.is_empty())
     }
 
     fn group_at_work(&mut self, id: TransactionId, step: usize, child: Option<TransactionId>) {
