@@ -2,6 +2,7 @@
 //!
 //! A task says on standard error what it does and how long each step took, and ends at the first step that fails.
 
+mod harness;
 mod install;
 mod step;
 
@@ -14,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::step::step;
+use crate::{harness::Harness, step::step};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Project tasks")]
@@ -27,12 +28,51 @@ enum Task {
     },
     /// Check the format and the lints.
     Check,
+    /// Live many seeded lives of the engine, with model databases, disk and network; further arguments as of `unanimity-sim`.
+    Sim(Arguments),
+    /// Check every order of events of small configurations of the engine; further arguments as of `unanimity-model`.
+    Model(Arguments),
+    /// Reopen every legal state of the log's files after a crash; further arguments as of `unanimity-crash-states`.
+    CrashStates(Arguments),
+    /// Pull every plug of real processes and databases; further arguments as of `unanimity-chaos`.
+    Chaos(Arguments),
+}
+
+#[derive(clap::Args)]
+struct Arguments {
+    /// Add the figures to those in docs/proof.
+    #[arg(long)]
+    record: bool,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+impl Arguments {
+    /// Runs a harness of this workspace with these.
+    fn run(self, name: &'static str, package: &str) -> Result<()> {
+        let mut command = cargo(&format!(
+            "run --quiet --release --locked --package {package} --"
+        ));
+        command.args(&self.rest);
+        let record = self.record;
+        Harness {
+            name,
+            command,
+            record,
+        }
+        .run()
+        .map(drop)
+    }
 }
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Test { no_install } => test(!no_install),
         Task::Check => check(),
+        Task::Sim(arguments) => arguments.run("sim", "unanimity-sim"),
+        Task::Model(arguments) => arguments.run("model", "unanimity-model"),
+        Task::CrashStates(arguments) => arguments.run("crash-states", "unanimity-crash-states"),
+        Task::Chaos(arguments) => arguments.run("chaos", "unanimity-chaos --features failpoints"),
     };
     match done {
         Ok(()) => {

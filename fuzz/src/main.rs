@@ -1,0 +1,3 @@
+//! Bytes that nobody would send.
+
+fn main() {}

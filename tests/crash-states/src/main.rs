@@ -1,0 +1,3 @@
+//! Every legal state of the log's files after a crash, reopened.
+
+fn main() {}

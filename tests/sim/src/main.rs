@@ -1,0 +1,3 @@
+//! Many seeded lives of the real engine, with model databases, disk and network.
+
+fn main() {}
