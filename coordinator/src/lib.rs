@@ -10,6 +10,9 @@
 //! The driver receives, feeds and drains; every decision about the protocol is the engine's. Nothing here may tell anyone an outcome that
 //! the engine has not given out, and nothing may go on after the log has failed.
 
+#[cfg(all(unanimity_bug, not(debug_assertions)))]
+compile_error!("a seeded bug would get into a release build: unset UNANIMITY_BUG");
+
 mod arguments;
 mod catalog;
 mod clock;

@@ -8,6 +8,9 @@
 //!
 //! Nothing here decides the outcome of a transaction. A participant votes, then waits for the decision, for as long as it takes.
 
+#[cfg(all(unanimity_bug, not(debug_assertions)))]
+compile_error!("a seeded bug would get into a release build: unset UNANIMITY_BUG");
+
 pub mod agent;
 pub mod config;
 pub mod enlist;

@@ -23,6 +23,9 @@
 //!
 //! Every (state, input) pair is accepted, absorbed (stale or duplicate: nothing happens), or refused (the peer is wrong).
 
+#[cfg(all(unanimity_bug, not(debug_assertions)))]
+compile_error!("a seeded bug would get into a release build: unset UNANIMITY_BUG");
+
 mod admission;
 mod checkpoint;
 mod client;
