@@ -171,7 +171,16 @@ impl Engine {
                     },
                 );
             }
+            Phase::Delegated { .. } if cfg!(unanimity_bug = "one-phase-presumed-aborted") => {
+                let message = "its session was lost";
+                let reason = AbortReason::own(AbortCode::ParticipantUnavailable, message);
+                self.begin_abort(key.transaction, reason);
+            }
             Phase::Delegated { .. } => self.ask_for_proof(key.transaction),
+            Phase::Committing if cfg!(unanimity_bug = "lost-session-settles") => {
+                self.settle(key, BranchState::Committed);
+                self.end_if_settled(key.transaction);
+            }
             Phase::Committing => self.deliver(key),
             // It voted yes, so it waits in its database: that it ended as decided is for it to tell, even if somebody ends it by hand.
             Phase::Aborting(_) if state == BranchState::Prepared => self.deliver(key),

@@ -44,6 +44,9 @@ pub(crate) fn create(directory: &Path) -> Result<(), WalError> {
 
 /// Makes the entries of a directory durable.
 pub(crate) fn sync(directory: &Path) -> Result<(), WalError> {
+    if cfg!(unanimity_bug = "directory-not-synced") {
+        return Ok(());
+    }
     File::open(directory)
         .and_then(|file| file.sync_all())
         .map_err(|error| WalError::io("sync the directory", directory, error))

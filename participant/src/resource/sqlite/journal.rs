@@ -77,7 +77,10 @@ impl Journal {
         let bytes = encode(record);
         self.file
             .write_all_at(&bytes, 0)
-            .and_then(|()| self.file.sync_data())
+            .and_then(|()| match cfg!(unanimity_bug = "journal-not-synced") {
+                true => Ok(()),
+                false => self.file.sync_data(),
+            })
             .inspect_err(|_| {
                 self.poisoned.store(true, Ordering::Relaxed);
             })
