@@ -177,8 +177,8 @@ impl Engine {
                 self.begin_abort(key.transaction, reason);
             }
             Phase::Delegated { .. } => self.ask_for_proof(key.transaction),
-            Phase::Committing if cfg!(unanimity_bug = "lost-session-settles") => {
-                self.settle(key, BranchState::Committed);
+            Phase::Committing if cfg!(unanimity_bug = "lost-session-aborts") => {
+                self.settle(key, BranchState::Aborted);
                 self.end_if_settled(key.transaction);
             }
             Phase::Committing => self.deliver(key),
