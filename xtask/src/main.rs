@@ -2,6 +2,7 @@
 //!
 //! A task says on standard error what it does and how long each step took, and ends at the first step that fails.
 
+mod bugs;
 mod harness;
 mod install;
 mod proof;
@@ -35,6 +36,8 @@ enum Task {
     Model(Arguments),
     /// Reopen every legal state of the log's files after a crash; further arguments as of `unanimity-crash-states`.
     CrashStates(Arguments),
+    /// Compile in one seeded bug after the other, and see each caught by a harness.
+    Bugs(bugs::Arguments),
     /// Pull every plug of real processes and databases; further arguments as of `unanimity-chaos`.
     Chaos(Arguments),
     /// Write the recorded figures into docs/proof.md.
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Task::Sim(arguments) => arguments.run("sim", "unanimity-sim"),
         Task::Model(arguments) => arguments.run("model", "unanimity-model"),
         Task::CrashStates(arguments) => arguments.run("crash-states", "unanimity-crash-states"),
+        Task::Bugs(arguments) => bugs::run(&arguments),
         Task::Chaos(arguments) => arguments.run("chaos", "unanimity-chaos --features failpoints"),
     };
     match done {
