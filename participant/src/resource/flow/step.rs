@@ -157,7 +157,8 @@ impl<D: StepRules> Flow<D> {
         let contesting = self.database.contest(opened, action, deadline);
         Ok(match contesting.await.map_err(failed_ours)? {
             Undone::Committed => false,
-            Undone::Tombstone => !cfg!(unanimity_bug = "empty-compensation-runs"),
+            Undone::Tombstone => true,
+            Undone::Absent if cfg!(unanimity_bug = "empty-compensation-runs") => false,
             // Of an action that is known to have taken effect the marker was purged: sagas may live longer than markers.
             Undone::Absent => compensated.unsettled,
         })
