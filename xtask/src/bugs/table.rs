@@ -22,58 +22,56 @@ pub(crate) enum Harness {
         package: &'static str,
         arguments: &'static str,
     },
-    /// Tests of a package.
+    /// Tests.
     Tests {
         name: &'static str,
-        package: &'static str,
+        /// As cargo selects them. What is selected together is built with the same features: so all that need a database select the same.
+        packages: &'static str,
         target: &'static str,
-        /// Packages whose programs the tests start.
-        programs: &'static [&'static str],
+        /// They start the programs of these packages.
+        with_programs: bool,
     },
 }
 
-const WAL: Harness = tests("log", "unanimity-wal", "--lib");
-const WAL_FILES: Harness = tests("log files", "unanimity-wal", "--test wal");
+const ENGINE: &str = "--package unanimity-engine";
+const LOG: &str = "--package unanimity-wal";
+const PROCESSES: &str =
+    "--package unanimity-coordinator --package unanimity-participant --package unanimity-tests";
+
+const WAL: Harness = tests("log", LOG, "--lib");
+const WAL_FILES: Harness = tests("log files", LOG, "--test wal");
 const CRASH_STATES: Harness = Harness::Program {
     name: "crash states",
     package: "unanimity-crash-states",
     arguments: "",
 };
-const SCENARIOS: Harness = tests("scenarios", "unanimity-engine", "--test scenarios");
-const MISFORTUNES: Harness = tests("misfortunes", "unanimity-engine", "--test misfortunes");
-const SIMULATION: Harness = tests("simulation", "unanimity-engine", "--test simulation");
-const SAGAS: Harness = tests("sagas", "unanimity-engine", "--test sagas");
-const SAGAS_RANDOM: Harness = tests("random sagas", "unanimity-engine", "--test sagas_random");
+const SCENARIOS: Harness = tests("scenarios", ENGINE, "--test scenarios");
+const MISFORTUNES: Harness = tests("misfortunes", ENGINE, "--test misfortunes");
+const SIMULATION: Harness = tests("simulation", ENGINE, "--test simulation");
+const SAGAS: Harness = tests("sagas", ENGINE, "--test sagas");
+const SAGAS_RANDOM: Harness = tests("random sagas", ENGINE, "--test sagas_random");
+const POSTGRES: Harness = tests("postgres", PROCESSES, "--test resource_postgres");
+const MARIADB: Harness = tests("mariadb", PROCESSES, "--test resource_mariadb");
+const SQLITE: Harness = tests("sqlite", PROCESSES, "--test resource_sqlite");
 const FORCED_WRITES: Harness = processes("forced writes", "--test forced_writes");
-const PARTICIPANTS: Harness = processes("processes", "--test participants");
-const POSTGRES: Harness = tests(
-    "postgres",
-    "unanimity-participant",
-    "--test resource_postgres",
-);
-const MARIADB: Harness = tests(
-    "mariadb",
-    "unanimity-participant",
-    "--test resource_mariadb",
-);
-const SQLITE: Harness = tests("sqlite", "unanimity-participant", "--test resource_sqlite");
+const PARTICIPANTS: Harness = processes("participants", "--test participants");
 
-const fn tests(name: &'static str, package: &'static str, target: &'static str) -> Harness {
+const fn tests(name: &'static str, packages: &'static str, target: &'static str) -> Harness {
     Harness::Tests {
         name,
-        package,
+        packages,
         target,
-        programs: &[],
+        with_programs: false,
     }
 }
 
-/// Tests of whole processes.
+/// Tests that start our programs.
 const fn processes(name: &'static str, target: &'static str) -> Harness {
     Harness::Tests {
         name,
-        package: "unanimity-tests",
+        packages: PROCESSES,
         target,
-        programs: &["unanimity-coordinator", "unanimity-participant"],
+        with_programs: true,
     }
 }
 
@@ -127,7 +125,7 @@ pub(crate) const BUGS: &[Bug] = &[
     bug("locks-released-early", "a saga that turns back lets its locks go before it is undone", SAGAS_RANDOM, "sagas_by_chance_are_whole_in_order_once_and_as_told"),
     // Agents.
     bug("change-voted-read-only", "on PostgreSQL a branch that changed rows votes read-only, and is committed at once", POSTGRES, "aborts_what_it_prepared"),
-    bug("prepare-not-read-back", "PostgreSQL's answer to a PREPARE is believed", POSTGRES, "votes_no_for_a_branch_that_its_service_dropped_or_still_holds_or_broke"),
+    bug("prepare-not-read-back", "PostgreSQL's answer to a PREPARE is believed", POSTGRES, "believes_no_prepare_that_postgresql_turned_into_a_rollback"),
     bug("postgres-unknown-is-done", "on PostgreSQL a branch that is not prepared any more counts as committed", POSTGRES, "tells_a_rollback_by_hand_from_a_commit_by_hand"),
     bug("proof-does-not-fence", "on PostgreSQL the question for a proof leaves no tombstone", POSTGRES, "fences_a_one_phase_commit_that_comes_after_the_proof"),
     bug("late-prepare-accepted", "an agent forgets that it aborted a branch before its prepare came", POSTGRES, "refuses_a_prepare_that_comes_after_the_abort"),
@@ -162,25 +160,20 @@ impl Harness {
     }
 
     /// The arguments of cargo that build it.
-    pub(crate) fn builds(self) -> Vec<String> {
+    pub(crate) fn build(self) -> String {
         match self {
             Harness::Program { package, .. } => {
-                vec![format!("build --locked --profile bug --package {package}")]
+                format!("build --locked --profile bug --package {package}")
             }
             Harness::Tests {
-                package,
+                packages,
                 target,
-                programs,
+                with_programs: true,
                 ..
-            } => {
-                let program =
-                    |package| format!("build --locked --profile bug --package {package} --bins");
-                let mut builds: Vec<_> = programs.iter().map(program).collect();
-                builds.push(format!(
-                    "test --locked --profile bug --package {package} {target} --no-run"
-                ));
-                builds
-            }
+            } => format!("build --locked --profile bug {packages} --bins {target}"),
+            Harness::Tests {
+                packages, target, ..
+            } => format!("test --locked --profile bug {packages} {target} --no-run"),
         }
     }
 
@@ -191,9 +184,9 @@ impl Harness {
                 package, arguments, ..
             } => format!("run --locked --quiet --profile bug --package {package} -- {arguments}"),
             Harness::Tests {
-                package, target, ..
+                packages, target, ..
             } => format!(
-                "test --locked --profile bug --package {package} {target} -- {}",
+                "test --locked --profile bug {packages} {target} -- {}",
                 patterns.join(" ")
             ),
         }
