@@ -17,14 +17,14 @@ use crate::{
 const STEP: usize = 256;
 
 /// The one that is under way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub(crate) struct Checkpoint {
     running: Option<Running>,
     /// Its end is not durable yet.
     unfinished: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 struct Running {
     begin: Seq,
     cursor: Option<TransactionId>,

@@ -1,7 +1,7 @@
 //! The door and the queue. What an input does stands in the file named after it.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Bounds and times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// Transactions that have not ended.
     pub max_in_flight: usize,
@@ -63,7 +63,7 @@ impl Default for Settings {
 }
 
 /// What waits for a record.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) enum Pending {
     /// This incarnation's epoch.
     Epoch,
@@ -95,7 +95,7 @@ pub(crate) enum Pending {
 }
 
 /// The protocol's state: see the crate's documentation for how it is driven.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Engine {
     pub(crate) settings: Settings,
     pub(crate) log: LogId,
@@ -104,7 +104,7 @@ pub struct Engine {
     pub(crate) draining: bool,
     pub(crate) table: Table,
     pub(crate) participants: BTreeMap<ParticipantName, Participant>,
-    pub(crate) sessions: HashMap<SessionId, Session>,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) queue: Queue,
     pub(crate) timers: Timers,
     pub(crate) untouchable: BTreeMap<(ParticipantName, String), Kind>,
@@ -141,7 +141,7 @@ impl Engine {
             draining: false,
             table: Table::default(),
             participants: BTreeMap::new(),
-            sessions: HashMap::new(),
+            sessions: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
             untouchable: BTreeMap::new(),

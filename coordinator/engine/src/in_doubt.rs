@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What is done about a prepared branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Its transaction is not decided yet.
     Undecided,
@@ -30,7 +30,7 @@ pub enum Kind {
 }
 
 /// A prepared branch as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InDoubtView {
     /// As the database shows it, or `<transaction id>.<branch>`.
     pub identifier: String,

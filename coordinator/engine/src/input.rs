@@ -15,7 +15,7 @@ use crate::{
 pub type Payload = Arc<[u8]>;
 
 /// One thing that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Input {
     /// A client gives a whole transaction.
     Submit(Submit),
@@ -110,7 +110,7 @@ pub enum Input {
 }
 
 /// A whole transaction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Submit {
     /// Who waits.
     pub ticket: Ticket,
@@ -133,7 +133,7 @@ pub struct Submit {
 }
 
 /// A saga.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct SubmitSaga {
     /// Who waits.
     pub ticket: Ticket,
@@ -160,7 +160,7 @@ pub struct SubmitSaga {
 }
 
 /// An interactive transaction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Begin {
     /// Who waits.
     pub ticket: Ticket,
@@ -179,7 +179,7 @@ pub struct Begin {
 }
 
 /// A session's hello.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Opened {
     /// The new session.
     pub session: SessionId,
@@ -215,7 +215,7 @@ pub struct LogPosition {
 }
 
 /// A prepared branch that a participant found in its database.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Found {
     /// As the database shows it.
     pub identifier: String,
@@ -224,7 +224,7 @@ pub struct Found {
 }
 
 /// What a participant says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Upward {
     /// Answer to a prepare.
     Vote {
@@ -277,7 +277,7 @@ pub enum Upward {
 }
 
 /// A vote.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Vote {
     /// Prepared.
     Yes {
@@ -295,7 +295,7 @@ pub enum Vote {
 }
 
 /// What became of a saga's step, or of a compensation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StepOutcome {
     /// It took effect, now or before; with its result as JSON, which may be empty.
     Done(Payload),
@@ -312,7 +312,7 @@ pub enum StepOutcome {
 }
 
 /// What became of a branch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Completion {
     /// Committed, by proof.
     Committed,
@@ -325,7 +325,7 @@ pub enum Completion {
 }
 
 /// Incarnation and log of this coordinator, for [`crate::effect::Downward::Welcome`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Incarnation {
     /// The log.
     pub log: LogId,

@@ -21,6 +21,9 @@
 //!                        └──a no, a timeout, a lost session, a client──▶ Aborting ────────────▶│
 //! ```
 //!
+//! All of it is plain data: it can be cloned, compared and hashed, and nothing in it has an order of its own making. So the same inputs give the
+//! same bytes, and a model checker can try every order of events on the engine itself (`tests/model`).
+//!
 //! Every (state, input) pair is accepted, absorbed (stale or duplicate: nothing happens), or refused (the peer is wrong).
 
 #[cfg(all(unanimity_bug, not(debug_assertions)))]

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A question that is on its way to the participants.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) struct Inquiry {
     waiters: Vec<Ticket>,
     /// When whoever asked is told to ask again.

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Whether a whole checkpoint has been read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Checkpointed {
     No,
     Begun,
@@ -24,7 +24,7 @@ enum Checkpointed {
 }
 
 /// The log so far, folded.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Replay {
     epoch: Epoch,
     forgotten: Option<TransactionId>,
@@ -34,7 +34,7 @@ pub struct Replay {
 }
 
 /// What a new incarnation starts from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Hash)]
 pub struct Start {
     /// The number that the log gives to the next record.
     pub next_seq: Seq,

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// One participant process.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) struct Session {
     pub(crate) participant: ParticipantName,
     pub(crate) agent: String,
@@ -29,7 +29,7 @@ pub(crate) struct Session {
 }
 
 /// A participant as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ParticipantView {
     /// Its name.
     pub name: ParticipantName,
@@ -40,7 +40,7 @@ pub struct ParticipantView {
 }
 
 /// A session as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SessionView {
     /// The process, for people.
     pub agent: String,
