@@ -10,6 +10,9 @@
 //! The driver receives, feeds and drains; every decision about the protocol is the engine's. Nothing here may tell anyone an outcome that
 //! the engine has not given out, and nothing may go on after the log has failed.
 
+#[macro_use]
+mod failpoint;
+
 mod arguments;
 mod catalog;
 mod clock;
@@ -31,5 +34,7 @@ pub use arguments::Arguments;
 pub use config::{Config, ConfigError, LogFormat, Span, Tls};
 pub use error::Refused;
 pub use exit::exit_code;
+#[cfg(any(test, feature = "failpoints"))]
+pub use failpoint::FAILPOINTS;
 pub use run::run;
 pub use server::serve;

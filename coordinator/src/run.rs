@@ -25,6 +25,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config =
         Config::load(&arguments).map_err(|error| Failure::new(exit::CONFIGURATION, error))?;
     start_logging(&config)?;
+    #[cfg(feature = "failpoints")]
+    unanimity_failpoint::arm(crate::FAILPOINTS)
+        .map_err(|unusable| Failure::new(exit::CONFIGURATION, unusable))?;
     let shutdown = CancellationToken::new();
     tokio::spawn(heed(
         signal(SignalKind::terminate())?,

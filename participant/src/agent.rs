@@ -123,6 +123,10 @@ pub enum AgentError {
     /// The session can't work so.
     #[error(transparent)]
     Session(#[from] InvalidOptions),
+    /// A point that is to kill the process can't be set.
+    #[cfg(feature = "failpoints")]
+    #[error(transparent)]
+    Failpoints(#[from] unanimity_failpoint::Unusable),
     /// Signals can't be listened for.
     #[error("signals can't be listened for: {0}")]
     Signals(#[source] io::Error),
@@ -134,6 +138,8 @@ pub enum AgentError {
 /// Where a human must change something first.
 pub async fn run(arguments: Arguments) -> Result<(), AgentError> {
     log_to_stderr(&arguments.log)?;
+    #[cfg(feature = "failpoints")]
+    unanimity_failpoint::arm(crate::FAILPOINTS)?;
     let shutdown = CancellationToken::new();
     match arguments.resource {
         ResourceArguments::Sql(arguments) => {

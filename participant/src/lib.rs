@@ -8,6 +8,9 @@
 //!
 //! Nothing here decides the outcome of a transaction. A participant votes, then waits for the decision, for as long as it takes.
 
+#[macro_use]
+mod failpoint;
+
 pub mod agent;
 pub mod config;
 pub mod enlist;
@@ -17,3 +20,6 @@ pub mod participant;
 pub mod resource;
 pub mod session;
 mod wire;
+
+#[cfg(any(test, feature = "failpoints"))]
+pub use failpoint::FAILPOINTS;

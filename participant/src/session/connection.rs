@@ -177,6 +177,7 @@ impl Connection {
     ) -> Result<(Self, Welcome), Failure> {
         let (outbox, batches) = outbox::channel();
         // Nobody else has the outbox yet: the hello goes alone.
+        failpoint!("participant.session.hello");
         outbox.send(wire::hello(hello));
         let mut client = client.max_decoding_message_size(BATCH_BYTES);
         let inbound = client.session(batches).await?.into_inner();
@@ -191,6 +192,7 @@ impl Connection {
                 "the coordinator's first message was no welcome".into(),
             ));
         };
+        failpoint!("participant.session.welcomed");
         connection.arrived = batch.collect();
         Ok((connection, welcome))
     }

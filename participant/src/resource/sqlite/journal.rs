@@ -77,6 +77,7 @@ impl Journal {
         let bytes = encode(record);
         self.file
             .write_all_at(&bytes, 0)
+            .inspect(|()| failpoint!("participant.sqlite.journal.written"))
             .and_then(|()| self.file.sync_data())
             .inspect_err(|_| {
                 self.poisoned.store(true, Ordering::Relaxed);
@@ -99,6 +100,7 @@ impl Journal {
         if self.file.metadata()?.len() == 0 {
             return Ok(());
         }
+        failpoint!("participant.sqlite.journal.clear");
         self.file.write_all_at(&[0; MAGIC.len()], 0)
     }
 
