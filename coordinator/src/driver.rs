@@ -306,7 +306,11 @@ impl Driver {
     fn heard(&mut self, report: Report) {
         match report {
             Report::Durable(seq) => self.feed(Input::Durable(seq)),
-            Report::Rotated => self.feed(Input::Checkpoint),
+            Report::Rotated => {
+                failpoint!("coordinator.checkpoint.before");
+                self.feed(Input::Checkpoint);
+                failpoint!("coordinator.checkpoint.after");
+            }
         }
     }
 
@@ -318,6 +322,7 @@ impl Driver {
                 reply,
                 input,
             } => {
+                failpoint!("coordinator.call.received");
                 self.waiting.insert(ticket, reply);
                 self.feed(input);
             }
@@ -335,6 +340,7 @@ impl Driver {
 
     fn feed(&mut self, input: Input) {
         if let Input::SessionClosed(session) = &input {
+            failpoint!("coordinator.session.closed");
             self.outlets.remove(session);
         }
         self.engine.handle(self.clock.moment(), input);
@@ -357,6 +363,7 @@ impl Driver {
                     self.outbound.entry(session).or_default().push(message)
                 }
                 Effect::Answer { ticket, answer } => {
+                    failpoint!("coordinator.answer.before");
                     if let Some(reply) = self.waiting.remove(&ticket) {
                         // Who asked may have gone.
                         let _ = reply.send(answer);

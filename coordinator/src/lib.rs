@@ -12,6 +12,8 @@
 
 #[cfg(all(unanimity_bug, not(debug_assertions)))]
 compile_error!("a seeded bug would get into a release build: unset UNANIMITY_BUG");
+#[macro_use]
+mod failpoint;
 
 mod arguments;
 mod catalog;
@@ -34,5 +36,7 @@ pub use arguments::Arguments;
 pub use config::{Config, ConfigError, LogFormat, Span, Tls};
 pub use error::Refused;
 pub use exit::exit_code;
+#[cfg(any(test, feature = "failpoints"))]
+pub use failpoint::FAILPOINTS;
 pub use run::run;
 pub use server::serve;

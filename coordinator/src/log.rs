@@ -167,7 +167,10 @@ pub(crate) fn open(directory: &Path, segment_bytes: u64) -> Result<Opened, OpenE
     let mut replay = Replay::new();
     let mut damage = None;
     let take = |lsn, bytes: &[u8]| match Record::decode(bytes) {
-        Ok(record) => replay.apply(record),
+        Ok(record) => {
+            failpoint!("coordinator.log.replay");
+            replay.apply(record);
+        }
         Err(source) => {
             damage.get_or_insert_with(|| OpenError::Record {
                 lsn,
@@ -196,6 +199,7 @@ pub(crate) fn open(directory: &Path, segment_bytes: u64) -> Result<Opened, OpenE
             "the log ended in a batch that a crash cut short; nobody had been told of it, and it was cut off"
         );
     }
+    failpoint!("coordinator.log.opened");
     Ok(Opened {
         log: LogId(recovery.log_id),
         next: Seq(wal.next_lsn()),
@@ -356,9 +360,11 @@ impl Writer {
             let newest = self.wal.next_lsn() + batch.len() as u64 - 1;
             let _ = self.reports.send(Report::Durable(Seq(newest)));
         }
+        failpoint!("coordinator.log.append.before");
         let appended = self.wal.append(batch);
         match appended {
             Ok(last) => {
+                failpoint!("coordinator.log.append.after");
                 self.gauge.append_ends();
                 self.since_rotation += batch.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
                 // The driver is gone only when the process is on its way down; then nobody waits.
@@ -368,6 +374,7 @@ impl Writer {
         }
         if self.wal.take_rotated() {
             self.since_rotation = 0;
+            failpoint!("coordinator.log.rotated");
             let _ = self.reports.send(Report::Rotated);
         }
     }
@@ -378,10 +385,12 @@ impl Writer {
         };
         // Whoever watches for a disk that hangs watches this too.
         self.gauge.append_starts();
+        failpoint!("coordinator.log.trim.before");
         match self.wal.trim(keep_from.0) {
             Ok(()) => self.gauge.append_ends(),
             Err(failure) => fail_stop(&failure),
         }
+        failpoint!("coordinator.log.trim.after");
     }
 
     /// At most once a second: can what is in flight still be decided, with room to spare?

@@ -30,6 +30,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
             "THIS COORDINATOR HAS A SEEDED BUG: {bug}. It loses money on purpose; it is for the proof harness alone"
         );
     }
+    #[cfg(feature = "failpoints")]
+    unanimity_failpoint::arm(crate::FAILPOINTS)
+        .map_err(|unusable| Failure::new(exit::CONFIGURATION, unusable))?;
     let shutdown = CancellationToken::new();
     tokio::spawn(heed(
         signal(SignalKind::terminate())?,

@@ -211,6 +211,7 @@ impl Core {
             seed: Uuid::new_v4().as_u128(),
         };
         let engine = replay.start(opened.log, limits(config), start);
+        failpoint!("coordinator.epoch.before");
         let (reports, heard) = mpsc::unbounded_channel();
         let log = log::start(opened, reports).context("the log thread can't be started")?;
         let running = driver::start(engine, clock, log.jobs.clone(), heard);
@@ -218,6 +219,7 @@ impl Core {
             .handle
             .reached(|progress| progress.durable >= epoch_seq)
             .await?;
+        failpoint!("coordinator.epoch.after");
         Ok(Core { running, log })
     }
 

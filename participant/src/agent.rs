@@ -123,6 +123,10 @@ pub enum AgentError {
     /// The session can't work so.
     #[error(transparent)]
     Session(#[from] InvalidOptions),
+    /// A point that is to kill the process can't be set.
+    #[cfg(feature = "failpoints")]
+    #[error(transparent)]
+    Failpoints(#[from] unanimity_failpoint::Unusable),
     /// Signals can't be listened for.
     #[error("signals can't be listened for: {0}")]
     Signals(#[source] io::Error),
@@ -139,6 +143,8 @@ pub async fn run(arguments: Arguments) -> Result<(), AgentError> {
             "THIS AGENT HAS A SEEDED BUG: {bug}. It loses money on purpose; it is for the proof harness alone"
         );
     }
+    #[cfg(feature = "failpoints")]
+    unanimity_failpoint::arm(crate::FAILPOINTS)?;
     let shutdown = CancellationToken::new();
     match arguments.resource {
         ResourceArguments::Sql(arguments) => {

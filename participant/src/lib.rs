@@ -10,6 +10,8 @@
 
 #[cfg(all(unanimity_bug, not(debug_assertions)))]
 compile_error!("a seeded bug would get into a release build: unset UNANIMITY_BUG");
+#[macro_use]
+mod failpoint;
 
 pub mod agent;
 pub mod config;
@@ -20,3 +22,6 @@ pub mod participant;
 pub mod resource;
 pub mod session;
 mod wire;
+
+#[cfg(any(test, feature = "failpoints"))]
+pub use failpoint::FAILPOINTS;

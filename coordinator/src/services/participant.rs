@@ -18,6 +18,7 @@ use crate::{
     catalog::Signatures,
     driver::Handle,
     error::Refused,
+    failpoint,
     outlet::{End, Outlet, outlet},
     request,
     wire::{self, Mistake},
@@ -61,6 +62,7 @@ impl ParticipantService for Participants {
             {
                 catalog.learn(participant, signatures);
             }
+            batch.iter().for_each(|batch| failpoint::sending(batch));
             stream::iter(match batch {
                 Ok(batch) => wire::batches(batch).into_iter().map(Ok).collect(),
                 Err(status) => vec![Err(status)],
@@ -116,6 +118,7 @@ impl Session {
             }
             Err(_) => return Err(Refused::HelloMissing(HELLO_TIME)),
         };
+        failpoint!("coordinator.session.hello");
         let (opened, signatures) = hello(session, first)?;
         let participant = opened.participant.clone();
         info!(
@@ -163,7 +166,10 @@ fn inputs(
     let mut inputs = Vec::with_capacity(batch.messages.len());
     for message in batch.messages {
         match wire::upward(participant, message) {
-            Ok(message) => inputs.push(Input::Message { session, message }),
+            Ok(message) => {
+                failpoint::received(&message);
+                inputs.push(Input::Message { session, message });
+            }
             Err(Mistake::Stray(problem)) => {
                 warn!(%participant, session = session.0, problem, "a participant's message was ignored");
             }

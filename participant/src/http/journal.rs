@@ -191,6 +191,7 @@ impl Journal {
         state: State,
         operations: &[String],
     ) -> Result<(), JournalError> {
+        failpoint!("participant.http.journal.before");
         let written = sqlx::query("INSERT OR REPLACE INTO branch VALUES (?, ?, ?, ?, unixepoch())")
             .bind(&branch.transaction)
             .bind(i64::from(branch.number))
@@ -198,6 +199,7 @@ impl Journal {
             .bind(serde_json::to_string(operations).expect("names are texts"))
             .execute(&mut *self.usable().await?)
             .await;
+        failpoint!("participant.http.journal.after");
         self.checked(written).map(drop)
     }
 

@@ -90,6 +90,7 @@ impl Service {
             }
             Err(_) => return too_slow(&name, limit),
         };
+        failpoint!("participant.http.answered");
         let (head, body) = response.into_parts();
         let body = timeout_at(deadline, read(body))
             .await

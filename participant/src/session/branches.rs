@@ -148,7 +148,10 @@ impl<P: Participant> Branches<P> {
             .catch_unwind()
             .await
         {
-            Ok(answer) => _ = job.outbox.send(answer),
+            Ok(answer) => {
+                failpoint!("participant.answer.before");
+                _ = job.outbox.send(answer);
+            }
             Err(_) => {
                 tracing::error!(%branch, "the participant's code panicked; the branch is left to the coordinator")
             }
@@ -157,6 +160,7 @@ impl<P: Participant> Branches<P> {
 
     async fn answer(&self, branch: &BranchId, work: Work) -> v1::ParticipantMessage {
         let participant = &self.participant;
+        failpoint!("participant.work.received");
         match work {
             Work::Prepare(prepare) => {
                 wire::vote(Some(wire::key(branch)), participant.prepare(prepare).await)

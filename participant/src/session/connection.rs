@@ -179,6 +179,7 @@ impl Connection {
     ) -> Result<(Self, Welcome), Failure> {
         let (outbox, batches) = outbox::channel();
         // Nobody else has the outbox yet: the hello goes alone.
+        failpoint!("participant.session.hello");
         outbox.send(wire::hello(hello));
         let mut client = client.max_decoding_message_size(BATCH_BYTES);
         let inbound = client.session(batches).await?.into_inner();
@@ -198,6 +199,7 @@ impl Connection {
         connection.log_id.clone_from(&welcome.log_id);
         batch.messages = messages.collect();
         connection.arrived = Some(batch);
+        failpoint!("participant.session.welcomed");
         Ok((connection, welcome))
     }
 

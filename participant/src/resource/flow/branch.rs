@@ -66,7 +66,10 @@ impl<D: OutcomeRules> Flow<D> {
             Standing::Voted(_) => return Err(takes_no_more(branch)),
         };
         match self.run_one(&mut lease, operation, deadline).await {
-            Ok(ran) => lease.finish().map(|()| ran.result),
+            Ok(ran) => {
+                failpoint!("participant.operation.ran");
+                lease.finish().map(|()| ran.result)
+            }
             Err(failed) => Err(self.doom(lease, failed).await),
         }
     }
@@ -105,6 +108,7 @@ impl<D: OutcomeRules> Flow<D> {
                 Err(vote) => return vote,
             },
         };
+        failpoint!("participant.branch.begun");
         self.run_and_vote(prepare, lease, deadline).await
     }
 
@@ -155,7 +159,7 @@ impl<D: OutcomeRules> Flow<D> {
         if prepare.continued {
             let marking = self.database.mark(&mut lease, branch, request_id, deadline);
             match marking.await {
-                Ok(()) => {}
+                Ok(()) => failpoint!("participant.marker.written"),
                 Err(MarkError::Taken) => {
                     self.doom(lease, lost("the marker is taken").into()).await;
                     return self.vote_by_marker(branch, request_id).await;
@@ -204,6 +208,7 @@ impl<D: OutcomeRules> Flow<D> {
     async fn vote(&self, mut lease: Lease<D::Branch>, deadline: Instant) -> Vote {
         match self.database.end_read_only(&mut lease, deadline).await {
             Ok(true) => {
+                failpoint!("participant.read-only.ended");
                 lease.end(Vote::ReadOnly).release();
                 return Vote::ReadOnly;
             }
@@ -211,8 +216,10 @@ impl<D: OutcomeRules> Flow<D> {
             Err(failed) => return Vote::No(self.doom(lease, failed).await),
         }
         let branch = lease.branch().clone();
+        failpoint!("participant.prepare.before");
         match self.database.prepare(&mut lease, &branch, deadline).await {
             Ok(prepared) => {
+                failpoint!("participant.prepare.after");
                 let vote = yes(prepared.proof);
                 if let Some(detached) = lease.prepared(vote.clone(), prepared.bound) {
                     detached.release();
@@ -237,7 +244,9 @@ impl<D: OutcomeRules> Flow<D> {
     /// Commits. Where no clear answer came the truth is found out, however long the database is away: this vote is the decision.
     async fn commit_in_one_phase(&self, mut lease: Lease<D::Branch>, deadline: Instant) -> Vote {
         let branch = lease.branch().clone();
+        failpoint!("participant.one-phase.before");
         let committed = self.database.commit(&mut lease, &branch, deadline).await;
+        failpoint!("participant.one-phase.after");
         let Err(refusal) = committed else {
             lease.end(Vote::Committed).release();
             return Vote::Committed;
@@ -298,6 +307,7 @@ impl<D: OutcomeRules> Flow<D> {
     /// Rolls back an open branch.
     async fn doom(&self, lease: Lease<D::Branch>, failed: Failure) -> Refusal {
         let connection = lease.end(Vote::No(failed.refusal.clone()));
+        failpoint!("participant.undo.before");
         self.database.undo(connection, failed.broken).await;
         failed.refusal
     }

@@ -19,8 +19,10 @@ impl<D: OutcomeRules> Flow<D> {
         }
         let _call = self.branches.call(branch).await;
         let mut bound = self.branches.prepared_connection(branch);
+        failpoint!("participant.commit.before");
         let committing = self.database.commit_prepared(branch, proof, &mut bound);
         let settled = committing.await;
+        failpoint!("participant.commit.after");
         match (&settled, bound) {
             (Settled::Committed, _) => self.branches.ended(branch, late_after_commit(branch)),
             (Settled::Aborted | Settled::Lost(_), _) => {
@@ -53,8 +55,10 @@ impl<D: OutcomeRules> Flow<D> {
             Standing::Absent | Standing::Voted(_) => {}
         }
         let mut bound = self.branches.prepared_connection(branch);
+        failpoint!("participant.abort.before");
         let aborting = self.database.abort_prepared(branch, proof, &mut bound);
         let settled = aborting.await;
+        failpoint!("participant.abort.after");
         match (&settled, bound) {
             // The connection that a prepared branch is bound to must stay in the table until the branch is over.
             (Settled::Retry(_), Some(bound)) => self.branches.keep_connection(branch, bound),
@@ -76,6 +80,7 @@ impl<D: OutcomeRules> Flow<D> {
         } else {
             self.prove_past_retention(branch).await
         };
+        failpoint!("participant.prove.after");
         match &settled {
             Settled::Committed => self.branches.ended(branch, Vote::Committed),
             Settled::Aborted => self.branches.ended(branch, late_after_abort(branch)),

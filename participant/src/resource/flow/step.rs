@@ -72,6 +72,7 @@ impl<D: StepRules> Flow<D> {
                 }
             }
         }
+        failpoint!("participant.step.settled");
         match self.look(branch).await {
             Ok(Found::Committed(result)) => StepOutcome::Done { result },
             Ok(Found::Tombstone) => StepOutcome::Never,
@@ -104,6 +105,7 @@ impl<D: StepRules> Flow<D> {
                 return StepOutcome::Unknown(format!("step {branch} is at work elsewhere"));
             }
         };
+        failpoint!("participant.step.marked");
         let working = self.work(step, compensated, operation, &mut opened, deadline);
         match working.await {
             Ok(result) => self.commit_step(step, opened, result, deadline).await,
@@ -199,7 +201,9 @@ impl<D: StepRules> Flow<D> {
         deadline: Instant,
     ) -> StepOutcome {
         let branch = &step.branch;
+        failpoint!("participant.step.commit.before");
         let committed = self.database.commit(&mut opened, branch, deadline).await;
+        failpoint!("participant.step.commit.after");
         let Err(refusal) = committed else {
             opened.release();
             return StepOutcome::Done { result };

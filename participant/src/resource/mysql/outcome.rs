@@ -185,6 +185,7 @@ impl MysqlServer {
         if let Some(finish) = self.finish_bound(branch, command, bound).await {
             return finish;
         }
+        failpoint!("participant.mysql.finish.detached");
         let script = format!("{command} {}", xid(branch));
         for attempt in 0.. {
             match self.connections.script(&script).await {
@@ -220,6 +221,7 @@ impl MysqlServer {
     ) -> Option<Finish> {
         let mut prepared = bound.take()?;
         let script = AssertSqlSafe(format!("{command} {}", xid(branch)));
+        failpoint!("participant.mysql.finish.bound");
         let finishing = sqlx::raw_sql(script).execute(prepared.connection.connection());
         match timeout(CONTROL_TIMEOUT, finishing).await {
             Ok(Ok(_)) => {

@@ -77,6 +77,7 @@ impl Journal {
         let bytes = encode(record);
         self.file
             .write_all_at(&bytes, 0)
+            .inspect(|()| failpoint!("participant.sqlite.journal.written"))
             .and_then(|()| match cfg!(unanimity_bug = "journal-not-synced") {
                 true => Ok(()),
                 false => self.file.sync_data(),
@@ -102,6 +103,7 @@ impl Journal {
         if self.file.metadata()?.len() == 0 {
             return Ok(());
         }
+        failpoint!("participant.sqlite.journal.clear");
         self.file.write_all_at(&[0; MAGIC.len()], 0)
     }
 

@@ -192,6 +192,7 @@ impl SqliteFile {
         let Some(record) = self.journal.read().map_err(sqlx::Error::Io)? else {
             return Ok(None);
         };
+        failpoint!("participant.sqlite.replay.before");
         let writer = Arc::clone(&self.writer).lock_owned().await;
         let (branch, mut bound) = (record.branch.clone(), None);
         self.replay(writer, record, &mut bound).await?;
@@ -213,7 +214,10 @@ impl SqliteFile {
                 self.clear_journal(branch);
                 return Ok(Some(outcome));
             }
-            Ok(Replay::Kept) => (PromiseState::Kept, Ok(None)),
+            Ok(Replay::Kept) => {
+                failpoint!("participant.sqlite.replay.after");
+                (PromiseState::Kept, Ok(None))
+            }
             Ok(Replay::Unfit(problem)) => {
                 tracing::error!(%branch, problem, "a prepared branch is lost");
                 writer.close();
