@@ -2,6 +2,7 @@
 //!
 //! A task says on standard error what it does and how long each step took, and ends at the first step that fails.
 
+mod fuzz;
 mod harness;
 mod install;
 mod proof;
@@ -37,6 +38,8 @@ enum Task {
     CrashStates(Arguments),
     /// Pull every plug of real processes and databases; further arguments as of `unanimity-chaos`.
     Chaos(Arguments),
+    /// Search for bytes that break what reads them; further arguments as of `unanimity-fuzz`.
+    Fuzz(Arguments),
     /// Write the recorded figures into docs/proof.md.
     Proof,
 }
@@ -53,10 +56,21 @@ struct Arguments {
 impl Arguments {
     /// Runs a harness of this workspace with these.
     fn run(self, name: &'static str, package: &str) -> Result<()> {
+        self.run_with(name, package, |_| ())
+    }
+
+    /// As above, with something about the command changed.
+    fn run_with(
+        self,
+        name: &'static str,
+        package: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<()> {
         let mut command = cargo(&format!(
             "run --quiet --release --locked --package {package} --"
         ));
         command.args(&self.rest);
+        change(&mut command);
         let record = self.record;
         Harness {
             name,
@@ -72,6 +86,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Test { no_install } => test(!no_install),
         Task::Check => check(),
+        Task::Fuzz(arguments) => fuzz::fuzz(arguments),
         Task::Proof => proof::write(),
         Task::Sim(arguments) => arguments.run("sim", "unanimity-sim"),
         Task::Model(arguments) => arguments.run("model", "unanimity-model"),

@@ -51,7 +51,7 @@ const PURGE_BATCH: u64 = 500;
 
 /// Where a branch, or a step, stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// The service may hold it. Its vote may have been yes.
     Open,
     /// It voted no, and the service may hold a part of it still.
@@ -93,20 +93,20 @@ impl State {
 
 /// What is known of a branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) state: State,
+pub(crate) struct Record {
+    pub(crate) state: State,
     /// Names, in the order in which they are sent.
-    pub(super) operations: Vec<String>,
+    pub(crate) operations: Vec<String>,
 }
 
 /// The journal can't tell, or keep, what it should.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the journal: {0}")]
-pub(super) struct JournalError(String);
+pub(crate) struct JournalError(String);
 
 /// The file.
-pub(super) struct Journal {
-    connection: Mutex<SqliteConnection>,
+pub(crate) struct Journal {
+    pub(crate) connection: Mutex<SqliteConnection>,
     path: PathBuf,
     identity: String,
     retention: Duration,
@@ -119,7 +119,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens the file, or makes it.
-    pub(super) async fn open(path: &Path, retention: Duration) -> Result<Self, AgentError> {
+    pub(crate) async fn open(path: &Path, retention: Duration) -> Result<Self, AgentError> {
         let lock = lock(path)?;
         let refused = |error: sqlx::Error| refused(path, &error.to_string());
         let mut connection = SqliteConnectOptions::new()
@@ -149,7 +149,7 @@ impl Journal {
     }
 
     /// Minted with the file.
-    pub(super) fn identity(&self) -> &str {
+    pub(crate) fn identity(&self) -> &str {
         &self.identity
     }
 
@@ -164,7 +164,7 @@ impl Journal {
     }
 
     /// The branch's record.
-    pub(super) async fn record(&self, branch: &BranchId) -> Result<Option<Record>, JournalError> {
+    pub(crate) async fn record(&self, branch: &BranchId) -> Result<Option<Record>, JournalError> {
         let found = sqlx::query(
             "SELECT state, operations FROM branch WHERE transaction_id = ? AND number = ?",
         )
@@ -185,7 +185,7 @@ impl Journal {
     }
 
     /// Writes a record, over the last one if there is one.
-    pub(super) async fn write(
+    pub(crate) async fn write(
         &self,
         branch: &BranchId,
         state: State,
@@ -212,7 +212,7 @@ impl Journal {
     }
 
     /// Every branch that is open or doomed.
-    pub(super) async fn unsettled(&self) -> Result<Vec<BranchId>, JournalError> {
+    pub(crate) async fn unsettled(&self) -> Result<Vec<BranchId>, JournalError> {
         let found = sqlx::query("SELECT transaction_id, number FROM branch WHERE state IN (?, ?)")
             .bind(State::Open.number())
             .bind(State::Doomed.number())
