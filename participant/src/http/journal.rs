@@ -27,7 +27,7 @@ use std::{
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Row, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 use tokio::sync::Mutex;
 
@@ -132,6 +132,7 @@ impl Journal {
             .await
             .map_err(refused)?;
         let identity = prepare(&mut connection, path).await?;
+        check(&mut connection, path).await?;
         let purged_before = sqlx::query_scalar("SELECT coalesce(max(before), 0) FROM purged")
             .fetch_one(&mut connection)
             .await
@@ -175,11 +176,7 @@ impl Journal {
         let Some(row) = self.checked(found)? else {
             return Ok(None);
         };
-        let (state, operations): (i64, String) = (row.get(0), row.get(1));
-        let record = State::from_number(state)
-            .zip(serde_json::from_str(&operations).ok())
-            .map(|(state, operations)| Record { state, operations });
-        record
+        record_of(&row)
             .map(Some)
             .ok_or_else(|| JournalError(format!("the record of branch {branch} can't be read")))
     }
@@ -219,14 +216,9 @@ impl Journal {
             .fetch_all(&mut *self.usable().await?)
             .await;
         let rows = self.checked(found)?;
-        let branch = |row: &sqlx::sqlite::SqliteRow| {
-            let number: i64 = row.get(1);
-            Some(BranchId {
-                transaction: row.get(0),
-                number: number.try_into().ok()?,
-            })
-        };
-        Ok(rows.iter().filter_map(branch).collect())
+        // One that can't be read is in doubt as much as the others, and would be left out of all answers.
+        let branches: Option<_> = rows.iter().map(branch_of).collect();
+        branches.ok_or_else(|| JournalError("a branch in it can't be read".into()))
     }
 
     /// Deletes what has ended and is older than the retention, in small batches, and says how many.
@@ -304,6 +296,22 @@ impl Journal {
     }
 }
 
+fn record_of(row: &SqliteRow) -> Option<Record> {
+    let operations: String = row.try_get(1).ok()?;
+    Some(Record {
+        state: State::from_number(row.try_get(0).ok()?)?,
+        operations: serde_json::from_str(&operations).ok()?,
+    })
+}
+
+fn branch_of(row: &SqliteRow) -> Option<BranchId> {
+    let number: i64 = row.try_get(1).ok()?;
+    Some(BranchId {
+        transaction: row.try_get(0).ok()?,
+        number: number.try_into().ok()?,
+    })
+}
+
 /// Makes the tables where the file is new, and gives the identity.
 async fn prepare(connection: &mut SqliteConnection, path: &Path) -> Result<String, AgentError> {
     let refused = |error: sqlx::Error| refused(path, &error.to_string());
@@ -344,6 +352,19 @@ async fn prepare(connection: &mut SqliteConnection, path: &Path) -> Result<Strin
         .await
         .map_err(refused)?;
     Ok(format!("http:{identity}"))
+}
+
+/// SQLite has no checksums, and takes what a damaged page says for the truth: that a branch was never here, which is then told as proof that the
+/// service holds nothing of it. So the whole file is looked at before anything is answered from it.
+async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), AgentError> {
+    let found: Result<String, _> = sqlx::query_scalar("PRAGMA integrity_check(1)")
+        .fetch_one(connection)
+        .await;
+    match found {
+        Ok(sound) if sound == "ok" => Ok(()),
+        Ok(damage) => Err(refused(path, &format!("it is damaged: {damage}"))),
+        Err(error) => Err(refused(path, &error.to_string())),
+    }
 }
 
 fn refused(path: &Path, problem: &str) -> AgentError {
@@ -392,6 +413,8 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 mod tests {
     use std::fs;
 
+    use sqlx::Connection as _;
+
     use super::*;
 
     const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -401,6 +424,12 @@ mod tests {
             transaction: "u1.0.0.0".into(),
             number,
         }
+    }
+
+    /// All is in the one file then, and the lock is free.
+    async fn close(journal: Journal) {
+        let connection = journal.connection.into_inner();
+        connection.close().await.unwrap();
     }
 
     async fn refusal(path: &Path) -> String {
@@ -446,6 +475,37 @@ mod tests {
         assert_eq!((record.state, record.operations), (State::Fenced, vec![]));
         assert_eq!(journal.record(&branch(4)).await.unwrap(), None);
         assert_eq!(journal.unsettled().await.unwrap(), [branch(1), branch(2)]);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_journal_is_refused_rather_than_read_as_if_a_branch_had_never_been() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let journal = Journal::open(&path, WEEK).await.unwrap();
+        for number in 1..=3 {
+            journal
+                .write(&branch(number), State::Open, &[])
+                .await
+                .unwrap();
+        }
+        close(journal).await;
+        let whole = fs::read(&path).unwrap();
+        let id = branch(1).transaction;
+        let places: Vec<_> = (0..whole.len() - id.len())
+            .filter(|at| whole[*at..].starts_with(id.as_bytes()))
+            .collect();
+        assert_eq!(
+            places.len(),
+            6,
+            "each branch is in the table and in its index"
+        );
+        for place in places {
+            let mut damaged = whole.clone();
+            damaged[place] = b'v';
+            fs::write(&path, damaged).unwrap();
+            let problem = refusal(&path).await;
+            assert!(problem.contains("it is damaged"), "byte {place}: {problem}");
+        }
     }
 
     #[tokio::test]
