@@ -23,6 +23,9 @@ mod driver;
 mod error;
 mod exit;
 mod fingerprint;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod log;
 mod outlet;

@@ -16,6 +16,9 @@ mod failpoint;
 pub mod agent;
 pub mod config;
 pub mod enlist;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod operation;
 pub mod participant;

@@ -3,6 +3,7 @@
 //! A task says on standard error what it does and how long each step took, and ends at the first step that fails.
 
 mod bugs;
+mod fuzz;
 mod harness;
 mod install;
 mod proof;
@@ -40,6 +41,8 @@ enum Task {
     Bugs(bugs::Arguments),
     /// Pull every plug of real processes and databases; further arguments as of `unanimity-chaos`.
     Chaos(Arguments),
+    /// Search for bytes that break what reads them; further arguments as of `unanimity-fuzz`.
+    Fuzz(Arguments),
     /// Write the recorded figures into docs/proof.md.
     Proof,
 }
@@ -56,10 +59,21 @@ struct Arguments {
 impl Arguments {
     /// Runs a harness of this workspace with these.
     fn run(self, name: &'static str, package: &str) -> Result<()> {
+        self.run_with(name, package, |_| ())
+    }
+
+    /// As above, with something about the command changed.
+    fn run_with(
+        self,
+        name: &'static str,
+        package: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<()> {
         let mut command = cargo(&format!(
             "run --quiet --release --locked --package {package} --"
         ));
         command.args(&self.rest);
+        change(&mut command);
         let record = self.record;
         Harness {
             name,
@@ -75,6 +89,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Test { no_install } => test(!no_install),
         Task::Check => check(),
+        Task::Fuzz(arguments) => fuzz::fuzz(arguments),
         Task::Proof => proof::write(),
         Task::Sim(arguments) => arguments.run("sim", "unanimity-sim"),
         Task::Model(arguments) => arguments.run("model", "unanimity-model"),

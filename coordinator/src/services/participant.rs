@@ -180,7 +180,10 @@ fn inputs(
 }
 
 /// Reads a hello, which must be alone in its batch.
-fn hello(session: SessionId, first: v1::SessionRequest) -> Result<(Opened, Signatures), Refused> {
+pub(crate) fn hello(
+    session: SessionId,
+    first: v1::SessionRequest,
+) -> Result<(Opened, Signatures), Refused> {
     let Ok(
         [
             v1::ParticipantMessage {

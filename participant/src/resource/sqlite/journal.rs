@@ -36,9 +36,9 @@ const BODY_FIXED_BYTES: usize = 6;
 
 /// A prepared branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) branch: BranchId,
-    pub(super) changeset: Vec<u8>,
+pub(crate) struct Record {
+    pub(crate) branch: BranchId,
+    pub(crate) changeset: Vec<u8>,
 }
 
 /// The file.
@@ -129,7 +129,7 @@ fn sync_directory(file: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn encode(record: &Record) -> Vec<u8> {
+pub(crate) fn encode(record: &Record) -> Vec<u8> {
     let transaction = record.branch.transaction.as_bytes();
     let body_length = BODY_FIXED_BYTES + transaction.len() + record.changeset.len();
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body_length);
@@ -147,7 +147,7 @@ fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
     let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
     let length = usize::try_from(u64::from_le_bytes(header[12..20].try_into().ok()?)).ok()?;
     let body = rest.get(..length)?;
