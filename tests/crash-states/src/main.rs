@@ -174,7 +174,7 @@ fn replay(arguments: &Arguments, path: &Path, point: usize, scratch: &Path) -> R
     if point >= events.len() {
         let last = events.len() - 1;
         let message = format!(
-            "--point {point}: the last event of {} is {last}",
+            "--point {point}: the last event of {} is {last}; give one up to that\n",
             path.display()
         );
         clap::Error::raw(ErrorKind::InvalidValue, message).exit();
