@@ -10,8 +10,8 @@ use crate::figures::Figures;
 use crate::image::{Random, Thoroughness};
 use crate::promise::Promise;
 use crate::recording::{Fault, Recorder, Recording};
-use crate::recovery::{Crash, Torn, join};
-use crate::reopen::{Files, Reopener, put};
+use crate::recovery::{Crash, join};
+use crate::reopen::{Files, Reopener};
 use crate::script;
 use crate::search::{Findings, Outcomes, Search};
 use crate::violation::Violation;
@@ -96,7 +96,7 @@ impl Campaign<'_> {
             let Some(recording) = self.recorder.script(run.script, run.fault)? else {
                 return Ok(());
             };
-            let mut findings = search.through(&recording, None)?;
+            let mut findings = search.through(&recording)?;
             findings.figures.runs = 1;
             let losses = std::mem::take(&mut findings.candidates).choose(self.recoveries);
             let mut results = lock(results);
@@ -168,25 +168,13 @@ impl Campaign<'_> {
             let seen = self
                 .recorder
                 .recoveries(chunk.iter().map(|crash| &crash.files))?;
-            let torn = chunk.iter().map(|crash| self.torn(crash));
-            let torn: Vec<_> = torn.collect::<Result<_>>()?;
-            for (recording, torn) in join(chunk.to_vec(), seen).iter().zip(&torn) {
-                let mut findings = search.through(recording, torn.as_ref())?;
+            for recording in &join(chunk.to_vec(), seen) {
+                let mut findings = search.through(recording)?;
                 findings.figures.recoveries = 1;
                 lock(results).take(findings);
             }
             Ok(())
         })
-    }
-
-    /// The torn batch that recovery will cut; of a kill it may be lost before recovery has made it durable.
-    fn torn(&self, crash: &Crash) -> Result<Option<Torn>> {
-        if !crash.durable {
-            return Ok(None);
-        }
-        let directory = tempfile::tempdir_in(self.recorder.scratch)?;
-        put(directory.path(), &crash.files)?;
-        Ok(Torn::find(directory.path(), &crash.files))
     }
 
     /// Works through the jobs on all processors. The first error ends it.

@@ -169,12 +169,12 @@ fn thoroughness(arguments: &Arguments) -> Thoroughness {
 }
 
 /// Goes through one moment of a kept recording, and tells whether it is sound now.
-fn replay(arguments: &Arguments, path: &PathBuf, point: usize, scratch: &Path) -> Result<bool> {
+fn replay(arguments: &Arguments, path: &Path, point: usize, scratch: &Path) -> Result<bool> {
     let mut events = read_events(path)?;
     if point >= events.len() {
         let last = events.len() - 1;
         let message = format!(
-            "--point {point}: the last event of {} is {last}",
+            "--point {point}: the last event of {} is {last}; give one up to that\n",
             path.display()
         );
         clap::Error::raw(ErrorKind::InvalidValue, message).exit();
@@ -191,7 +191,7 @@ fn replay(arguments: &Arguments, path: &PathBuf, point: usize, scratch: &Path) -
         thoroughness: thoroughness(arguments),
         only: arguments.state,
     };
-    let findings = search.through(&recording, None)?;
+    let findings = search.through(&recording)?;
     match findings.violation {
         None => {
             eprintln!("{} states, all sound", findings.figures.crash_states);

@@ -4,6 +4,7 @@
 //! that still isn't durable while recovery reads it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::disk::Disk;
 use crate::event::Event;
@@ -72,8 +73,6 @@ pub struct Crash {
     pub files: Files,
     /// What happened before.
     pub before: Vec<Event>,
-    /// Whether what recovery finds is durable.
-    pub durable: bool,
 }
 
 impl Crash {
@@ -87,7 +86,6 @@ impl Crash {
             name: format!("{name}, then a power loss, then recovery"),
             files,
             before: vec![start],
-            durable: true,
         }
     }
 
@@ -134,7 +132,6 @@ impl Crash {
             ),
             files: disk.live(),
             before,
-            durable: false,
         }
     }
 
@@ -161,7 +158,7 @@ pub struct Torn {
 
 impl Torn {
     /// The torn batch that the log itself finds at the end of these files, which are in `directory`.
-    pub fn find(directory: &std::path::Path, files: &Files) -> Option<Self> {
+    pub fn find(directory: &Path, files: &Files) -> Option<Self> {
         let torn = unanimity_wal::verify(directory).ok()?.torn_tail?;
         let segment = torn.segment.file_name()?.to_str()?.to_owned();
         let offset = torn.offset as usize;

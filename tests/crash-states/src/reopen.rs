@@ -11,6 +11,7 @@ use unanimity_wal::{Options, Recovery, Wal, WalError, dump};
 
 use crate::promise::fingerprint;
 use crate::recording::FORKING;
+use crate::recovery::Torn;
 
 /// The files of a log, by name.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -64,6 +65,15 @@ impl Reopener {
     /// Where the directory can't be written.
     pub fn put(&self, files: &Files) -> Result<()> {
         put(&self.directory, files)
+    }
+
+    /// The torn batch that opening these files would cut.
+    ///
+    /// # Errors
+    /// Where the files can't be set up.
+    pub fn torn(&self, files: &Files) -> Result<Option<Torn>> {
+        self.put(files)?;
+        Ok(Torn::find(&self.directory, files))
     }
 
     /// Opens the state thrice, and appends in between. Everything must go well, and no opening may give back other records than the first.

@@ -66,28 +66,29 @@ pub struct Findings {
 }
 
 impl Search<'_> {
-    /// Goes through the recording up to the first broken promise. Where recovery cut a torn batch, `torn` is to be found at all times.
+    /// Goes through the recording up to the first broken promise.
     ///
     /// # Errors
     /// Where states can't be set up.
-    pub fn through(&self, recording: &Recording, torn: Option<&Torn>) -> Result<Findings> {
-        let (mut disk, mut promise) = (Disk::default(), Promise::default());
+    pub fn through(&self, recording: &Recording) -> Result<Findings> {
+        let (mut disk, mut promise, mut torn) = (Disk::default(), Promise::default(), None);
         let mut findings = Findings::default();
         // States that were found sound under the promise as it is.
         let mut checked = HashSet::new();
         for (point, event) in recording.events.iter().enumerate() {
             disk.happen(event);
-            let said = match event {
-                Event::Say(word) => {
-                    checked.clear();
-                    promise.hear(word)
-                }
-                Event::Start { promise: given, .. } => {
-                    promise.clone_from(given);
-                    Ok(())
-                }
-                _ => Ok(()),
-            };
+            let mut said = Ok(());
+            if let Event::Say(word) = event {
+                checked.clear();
+                said = promise.hear(word);
+            } else if let Event::Start {
+                files,
+                promise: given,
+            } = event
+            {
+                promise.clone_from(given);
+                torn = self.reopener.torn(files)?;
+            }
             if point < recording.from {
                 continue;
             }
@@ -99,7 +100,7 @@ impl Search<'_> {
                 recording,
                 point,
                 promise: &promise,
-                torn,
+                torn: torn.as_ref(),
             };
             self.at(&disk, &moment, &mut checked, &mut findings)?;
             if findings.violation.is_some() {
@@ -143,6 +144,7 @@ struct Moment<'a> {
     recording: &'a Recording,
     point: usize,
     promise: &'a Promise,
+    /// A batch that was torn, and durable, before recovery began; recovery may cut it, but must keep a copy.
     torn: Option<&'a Torn>,
 }
 

@@ -1,7 +1,7 @@
 //! A broken promise, as a human gets to see it: what was lost, the files themselves, and the command that makes them again.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
@@ -101,7 +101,7 @@ fn write_events(path: &Path, events: &[Event]) -> Result<()> {
 ///
 /// # Errors
 /// Where the file isn't one of those.
-pub fn read_events(path: &PathBuf) -> Result<Vec<Event>> {
+pub fn read_events(path: &Path) -> Result<Vec<Event>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("{} can't be read", path.display()))?;
     let events = text.lines().map(serde_json::from_str);
