@@ -1,11 +1,11 @@
 //! What is checked: small worlds, each explored to its end.
 
-use unanimity_engine::{
-    LockKey, ParticipantName, Payload, RequestId, RetryPolicy, Settings, StepDefinition, StepKind,
-    StepName, StepWork, Work,
-};
+use unanimity_engine::{LockKey, ParticipantName, RequestId, Settings, StepDefinition};
 
 use crate::site::Manner;
+
+pub(crate) mod sagas;
+pub(crate) mod transactions;
 
 /// A small world.
 #[derive(Clone, Debug)]
@@ -112,8 +112,8 @@ pub(crate) enum Sight {
     Commit,
     /// A client was told of an abort.
     Abort,
-    /// A decision to commit was lost in a crash: its record had not reached the disk.
-    DecisionLost,
+    /// Every branch is prepared, and a restarted coordinator knows nothing of it.
+    PreparedForgotten,
     /// A restarted coordinator finds a branch in doubt, and its decision in the log.
     InDoubtAfterRestart,
     /// A saga was done.
@@ -127,13 +127,6 @@ pub(crate) enum Sight {
     /// A client was told of a heuristic outcome.
     Heuristic,
 }
-
-const RETRY: RetryPolicy = RetryPolicy {
-    max_attempts: 2,
-    first_backoff_ms: 100,
-    max_backoff_ms: 100,
-    attempt_timeout_ms: 500,
-};
 
 impl Configuration {
     fn new(name: &'static str, about: &'static str) -> Self {
@@ -196,13 +189,19 @@ impl Configuration {
         self
     }
 
-    fn seen(mut self, seen: &[Sight]) -> Self {
-        self.seen = seen.to_vec();
+    fn with_strangers(mut self) -> Self {
+        self.strangers = true;
         self
     }
 
-    fn deep(mut self) -> Self {
-        self.deep = true;
+    /// The large one of the same kind, under a name of its own.
+    fn deep(mut self, name: &'static str, about: &'static str, faults: Faults) -> Self {
+        (self.name, self.about, self.faults, self.deep) = (name, about, faults, true);
+        self
+    }
+
+    fn seen(mut self, seen: &[Sight]) -> Self {
+        self.seen = seen.to_vec();
         self
     }
 
@@ -214,208 +213,9 @@ impl Configuration {
     }
 }
 
-/// A step at a site; a compensatable one has a compensation.
-fn step(name: &str, kind: StepKind, site: &str) -> StepDefinition {
-    let work = || Work {
-        payload: Payload::from(&b"w"[..]),
-        bindings: Vec::new(),
-    };
-    StepDefinition {
-        name: StepName::parse(name).expect("a name"),
-        kind,
-        after: Vec::new(),
-        work: StepWork::Single {
-            participant: ParticipantName::parse(site).expect("a name"),
-            action: work(),
-            compensation: (kind == StepKind::Compensatable).then(work),
-        },
-        retry: RETRY,
-    }
-}
-
-fn lock(key: &str) -> LockKey {
-    LockKey::parse(key).expect("a key")
-}
-
 /// Every configuration, the small ones first.
 pub(crate) fn all() -> Vec<Configuration> {
-    use Manner::{ReadsOnly, Refuses, Well};
-    use Sight::{
-        Abort, Commit, DecisionLost, Heuristic, InDoubtAfterRestart, LockPassedOn, SagaDone,
-        SagaUndone, TrimmedLive,
-    };
-    use StepKind::{Compensatable, Pivot, Retriable};
-    let none = Faults::default();
-    let two_steps = || {
-        vec![
-            step("book", Compensatable, "alpha"),
-            step("pay", Pivot, "beta"),
-        ]
-    };
-    vec![
-        Configuration::new(
-            "strangers",
-            "branches of another log and of a newer epoch are never touched",
-        )
-        .sites(1, &[Well])
-        .ask(Ask::Submit(vec![0]), 1, false)
-        .faults(Faults {
-            crashes: 1,
-            cuts: 1,
-            ticks: 2,
-            ..none
-        })
-        .seen(&[Commit])
-        .with_strangers(),
-        Configuration::new(
-            "one-phase",
-            "a single branch, its request sent again: markers, fences, proof",
-        )
-        .sites(1, &[Well, Refuses])
-        .ask(Ask::Submit(vec![0]), 2, false)
-        .faults(Faults {
-            crashes: 1,
-            cuts: 1,
-            site_crashes: 0,
-            ticks: 1,
-            aborts: 1,
-            ..none
-        })
-        .network(true, true)
-        .seen(&[Commit, Abort]),
-        Configuration::new(
-            "two-phase",
-            "one transaction over two participants, everything that can go wrong with it",
-        )
-        .sites(2, &[Well, Refuses])
-        .ask(Ask::Submit(vec![0, 1]), 2, false)
-        .faults(Faults {
-            crashes: 1,
-            cuts: 1,
-            site_crashes: 0,
-            ticks: 1,
-            aborts: 1,
-            laters: 1,
-            ..none
-        })
-        .network(true, true)
-        .seen(&[Commit, Abort, DecisionLost, InDoubtAfterRestart]),
-        Configuration::new(
-            "read-only",
-            "three participants of which any may have changed nothing",
-        )
-        .sites(3, &[Well, ReadsOnly])
-        .ask(Ask::Submit(vec![0, 1, 2]), 1, true)
-        .faults(Faults {
-            crashes: 1,
-            ticks: 1,
-            ..none
-        })
-        .seen(&[Commit, DecisionLost]),
-        Configuration::new(
-            "checkpoint",
-            "the log is checkpointed and trimmed while a decision is being delivered",
-        )
-        .sites(2, &[Well])
-        .ask(Ask::Submit(vec![0, 1]), 2, true)
-        .faults(Faults {
-            crashes: 1,
-            checkpoints: 1,
-            ..none
-        })
-        .seen(&[Commit, TrimmedLive]),
-        Configuration::new(
-            "lost",
-            "a database loses a prepared branch: unknown is not taken for done",
-        )
-        .sites(2, &[Well])
-        .ask(Ask::Submit(vec![0, 1]), 1, false)
-        .faults(Faults {
-            crashes: 1,
-            cuts: 1,
-            losses: 1,
-            ..none
-        })
-        .seen(&[Commit, Heuristic]),
-        Configuration::new(
-            "interactive",
-            "a transaction opened, used at one or two participants, and committed",
-        )
-        .sites(2, &[Well, Refuses])
-        .ask(Ask::Interactive(vec![0, 1], vec![0, 1]), 2, false)
-        .faults(Faults {
-            crashes: 1,
-            cuts: 1,
-            ticks: 1,
-            aborts: 1,
-            ..none
-        })
-        .seen(&[Commit, Abort]),
-        Configuration::new(
-            "saga",
-            "a step that can be undone, a pivot, a step that is tried until it is done",
-        )
-        .sites(3, &[Well, Refuses])
-        .one(2, |site| site.manners = vec![Well])
-        .ask(
-            Ask::Saga(
-                vec![
-                    step("book", Compensatable, "alpha"),
-                    step("pay", Pivot, "beta"),
-                    step("tell", Retriable, "gamma"),
-                ],
-                vec![],
-            ),
-            2,
-            false,
-        )
-        .faults(Faults {
-            crashes: 1,
-            cuts: 1,
-            ticks: 1,
-            aborts: 1,
-            laters: 1,
-            ..none
-        })
-        .network(true, true)
-        .seen(&[SagaDone, SagaUndone]),
-        Configuration::new("locks", "two sagas that want the same lock")
-            .sites(2, &[Well])
-            .one(1, |site| site.manners = vec![Well, Refuses])
-            .ask(Ask::Saga(two_steps(), vec![lock("k")]), 1, false)
-            .ask(Ask::Saga(two_steps(), vec![lock("k")]), 1, false)
-            .faults(Faults {
-                crashes: 1,
-                cuts: 0,
-                ticks: 0,
-                ..none
-            })
-            .seen(&[SagaDone, SagaUndone, LockPassedOn]),
-        Configuration::new(
-            "crossing",
-            "two transactions over the same two participants",
-        )
-        .sites(2, &[Well, Refuses])
-        .ask(Ask::Submit(vec![0, 1]), 1, false)
-        .ask(Ask::Submit(vec![0, 1]), 1, false)
-        .faults(Faults { crashes: 1, ..none })
-        .seen(&[Commit, Abort, DecisionLost, InDoubtAfterRestart]),
-        Configuration::new("three", "one transaction over three participants")
-            .sites(3, &[Well, Refuses])
-            .ask(Ask::Submit(vec![0, 1, 2]), 1, false)
-            .faults(Faults {
-                crashes: 1,
-                cuts: 1,
-                ..none
-            })
-            .seen(&[Commit, Abort, DecisionLost, InDoubtAfterRestart])
-            .deep(),
-    ]
-}
-
-impl Configuration {
-    fn with_strangers(mut self) -> Self {
-        self.strangers = true;
-        self
-    }
+    let mut all = transactions::all();
+    all.extend(sagas::all());
+    all
 }

@@ -16,7 +16,7 @@ impl Sight {
         match self {
             Sight::Commit => "a transaction commits and its client is told",
             Sight::Abort => "a client is told of an abort",
-            Sight::DecisionLost => {
+            Sight::PreparedForgotten => {
                 "all branches are prepared and a restarted coordinator knows nothing of it"
             }
             Sight::InDoubtAfterRestart => "a decision in the log is delivered after a restart",
@@ -49,7 +49,7 @@ impl Sight {
             Sight::SagaUndone => {
                 told(Told::Compensated) && world.deeds.iter().any(|deed| deed.undid)
             }
-            Sight::DecisionLost => attempts(configuration, world).any(|attempt| {
+            Sight::PreparedForgotten => attempts(configuration, world).any(|attempt| {
                 let unknown = world.engine().transaction(&attempt.id).is_none();
                 restarted && unknown && prepared(&attempt, true)
             }),
