@@ -244,6 +244,7 @@ impl Engine {
             log: self.log,
             epoch: self.epoch,
             instance: self.draw(0, 0),
+            instance: self.bits(0, 0),
         }
     }
 
@@ -298,6 +299,7 @@ impl Engine {
     pub(crate) fn fresh_unique(&mut self) -> u128 {
         self.drawn += 1;
         let hash = |salt| u128::from(self.draw(self.drawn, salt));
+        let hash = |salt| u128::from(self.bits(self.drawn, salt));
         let random = (hash(1) << 64) | hash(2);
         let (version, variant) = (0x7 << 76, 0x2 << 62);
         let free = ((1 << 80) - 1) & !(0xf << 76) & !(0x3 << 62);
@@ -306,6 +308,7 @@ impl Engine {
 
     /// Tells nothing of the seed.
     fn draw(&self, drawn: u64, salt: u64) -> u64 {
+    fn bits(&self, drawn: u64, salt: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.seed, self.log, self.epoch, drawn, salt).hash(&mut hasher);
         hasher.finish()
