@@ -4,6 +4,7 @@
 
 mod harness;
 mod install;
+mod proof;
 mod step;
 
 use std::{
@@ -36,6 +37,8 @@ enum Task {
     CrashStates(Arguments),
     /// Pull every plug of real processes and databases; further arguments as of `unanimity-chaos`.
     Chaos(Arguments),
+    /// Write the recorded figures into docs/proof.md.
+    Proof,
 }
 
 #[derive(clap::Args)]
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Test { no_install } => test(!no_install),
         Task::Check => check(),
+        Task::Proof => proof::write(),
         Task::Sim(arguments) => arguments.run("sim", "unanimity-sim"),
         Task::Model(arguments) => arguments.run("model", "unanimity-model"),
         Task::CrashStates(arguments) => arguments.run("crash-states", "unanimity-crash-states"),
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
 }
 
 fn check() -> Result<()> {
+    proof::check()?;
     step("format", &mut cargo("fmt --all --check"))?;
     step(
         "lints",

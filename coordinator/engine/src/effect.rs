@@ -2,7 +2,7 @@
 
 use crate::{
     id::{BranchKey, LockKey, ParticipantName, Seq, SessionId, Ticket, TransactionId},
-    input::{Incarnation, Payload},
+    input::{Incarnation, LogPosition, Payload},
     outcome::{AbortReason, BranchState, TransactionState},
     record::Record,
     saga::{Place, SagaView},
@@ -43,6 +43,16 @@ pub enum Effect {
     },
     /// Records below this one are no longer needed.
     Trim(Seq),
+    /// Stop at once, and do and tell nothing more: a participant has seen records of this log that are not in it, so it is an old copy, and
+    /// what the missing ones decided is not known.
+    Halt {
+        /// Who.
+        participant: ParticipantName,
+        /// What it has seen.
+        seen: LogPosition,
+        /// The last record that was there at the start.
+        found: Seq,
+    },
     /// For logs, metrics and watchers.
     Report(Event),
 }

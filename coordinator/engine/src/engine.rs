@@ -119,6 +119,8 @@ pub struct Engine {
     drawn: u64,
     next_seq: Seq,
     durable: Seq,
+    /// The last record that was in the log at the start.
+    pub(crate) found: Seq,
     pending: VecDeque<(Seq, Pending)>,
     effects: VecDeque<Effect>,
 }
@@ -152,6 +154,7 @@ impl Engine {
             drawn: 0,
             next_seq,
             durable: Seq(next_seq.0 - 1),
+            found: Seq(next_seq.0 - 1),
             pending: VecDeque::new(),
             effects: VecDeque::new(),
         }
@@ -240,6 +243,7 @@ impl Engine {
         Incarnation {
             log: self.log,
             epoch: self.epoch,
+            instance: self.hash(0, 0),
         }
     }
 
@@ -293,15 +297,18 @@ impl Engine {
     /// A fresh UUID v7: the time, then bits that nobody can guess who does not know the seed.
     pub(crate) fn fresh_unique(&mut self) -> u128 {
         self.drawn += 1;
-        let hash = |salt: u64| {
-            let mut hasher = DefaultHasher::new();
-            (self.seed, self.log, self.epoch, self.drawn, salt).hash(&mut hasher);
-            u128::from(hasher.finish())
-        };
+        let hash = |salt| u128::from(self.hash(self.drawn, salt));
         let random = (hash(1) << 64) | hash(2);
         let (version, variant) = (0x7 << 76, 0x2 << 62);
         let free = ((1 << 80) - 1) & !(0xf << 76) & !(0x3 << 62);
         (u128::from(self.unix_ms() & 0xffff_ffff_ffff) << 80) | version | variant | (random & free)
+    }
+
+    /// Tells nothing of the seed.
+    fn hash(&self, drawn: u64, salt: u64) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, self.log, self.epoch, drawn, salt).hash(&mut hasher);
+        hasher.finish()
     }
 
     fn message(&mut self, session: SessionId, message: Upward) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     id::{
-        BranchKey, Epoch, LockKey, ParticipantName, RequestId, Seq, SessionId, Ticket,
+        BranchKey, Epoch, LockKey, LogId, ParticipantName, RequestId, Seq, SessionId, Ticket,
         TransactionId,
     },
     outcome::{AbortReason, Resolution},
@@ -195,8 +195,23 @@ pub struct Opened {
     pub one_phase: bool,
     /// It can tell whether a saga's step took effect.
     pub settles_steps: bool,
+    /// How far it has seen this log, or others, go.
+    pub seen: Vec<LogPosition>,
     /// Prepared branches in the database.
     pub in_doubt: Vec<Found>,
+}
+
+/// A record that was on disk, as somebody was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPosition {
+    /// Of which log.
+    pub log: LogId,
+    /// Who told it.
+    pub epoch: Epoch,
+    /// Its number.
+    pub seq: Seq,
+    /// From the welcome.
+    pub instance: u64,
 }
 
 /// A prepared branch that a participant found in its database.
@@ -313,7 +328,9 @@ pub enum Completion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incarnation {
     /// The log.
-    pub log: crate::id::LogId,
+    pub log: LogId,
     /// The epoch.
     pub epoch: Epoch,
+    /// A random number: two that run on copies of one log may come to the same epoch.
+    pub instance: u64,
 }

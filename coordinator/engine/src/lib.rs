@@ -57,8 +57,8 @@ pub use id::{
 };
 pub use in_doubt::{InDoubtView, Kind as InDoubtKind};
 pub use input::{
-    Begin, Completion, Found, Incarnation, Input, Opened, Payload, StepOutcome, Submit, SubmitSaga,
-    Upward, Vote,
+    Begin, Completion, Found, Incarnation, Input, LogPosition, Opened, Payload, StepOutcome,
+    Submit, SubmitSaga, Upward, Vote,
 };
 pub use outcome::{AbortCode, AbortReason, BranchState, Resolution, TransactionState};
 pub use record::{DecidedBranch, Decision, DecodeError, Heuristic, HeuristicKind, Record};

@@ -1,13 +1,13 @@
 //! Sessions: a participant's process is here, or it is gone.
 
-use std::collections::BTreeSet;
+use std::{cmp::Ordering, collections::BTreeSet};
 
 use crate::{
     admission::Claim,
     effect::{Downward, Effect, Refusal},
     engine::{Engine, Pending},
-    id::{BranchKey, ParticipantName, SessionId},
-    input::{Found, Opened},
+    id::{BranchKey, ParticipantName, Seq, SessionId},
+    input::{Found, LogPosition, Opened},
     outcome::{AbortCode, AbortReason, BranchState},
     record::Record,
     transaction::Phase,
@@ -54,6 +54,13 @@ pub struct SessionView {
 
 impl Engine {
     pub(crate) fn session_opened(&mut self, opened: Opened) {
+        if let Some(seen) = opened.seen.iter().find(|seen| self.lacks(seen)) {
+            return self.push(Effect::Halt {
+                participant: opened.participant,
+                seen: *seen,
+                found: self.found,
+            });
+        }
         let participant = self
             .participants
             .entry(opened.participant.clone())
@@ -102,6 +109,17 @@ impl Engine {
             one_phase,
         };
         self.append_then(record, Pending::Welcome(opened.session));
+    }
+
+    /// Whether somebody was told that a record is on disk which this log does not have. A record is told of only once it is durable, and then every
+    /// later incarnation finds it.
+    fn lacks(&self, seen: &LogPosition) -> bool {
+        let had = match seen.epoch.cmp(&self.epoch) {
+            Ordering::Less => self.found,
+            Ordering::Equal if seen.instance == self.incarnation().instance => self.durable(),
+            Ordering::Equal | Ordering::Greater => Seq(0),
+        };
+        seen.log == self.log && seen.seq > had
     }
 
     /// It is in the log. From here on work may go to it.

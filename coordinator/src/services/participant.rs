@@ -213,6 +213,7 @@ fn hello(session: SessionId, first: v1::SessionRequest) -> Result<(Opened, Signa
         capacity: hello.capacity,
         one_phase: hello.one_phase,
         settles_steps: hello.settles_steps,
+        seen: wire::log_positions(&hello.seen_logs)?,
         in_doubt: wire::found(hello.in_doubt),
     };
     Ok((opened, Signatures::parse(policy, hello.operations)?))
