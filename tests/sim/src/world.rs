@@ -138,14 +138,7 @@ impl World {
         self.events.at(0, Event::Starts);
         for site in 0..self.sites.len() {
             for agent in 0..self.sites[site].agents.len() {
-                self.events.at(
-                    1,
-                    Event::Dials {
-                        site,
-                        agent,
-                        life: 0,
-                    },
-                );
+                self.events.at(1, Event::AgentStarts { site, agent });
             }
         }
     }

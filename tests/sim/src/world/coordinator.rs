@@ -2,7 +2,7 @@
 
 use unanimity_engine::{
     Answer, BranchState, Effect, Engine, Event as Report, Input, LockView, Moment, Record, Refusal,
-    Replay, Seq, Settings, Start, Ticket, TransactionView,
+    Replay, SagaRecord, Seq, Settings, Start, Ticket, TransactionView,
 };
 
 use super::{LOG, World, disk::Next, event::Event, network::Side};
@@ -91,7 +91,15 @@ impl World {
             self.fact(&Fact::Garbled { record });
         }
         self.figures.records += 1;
-        self.disk.append(seq, bytes, forced);
+        let counts = !matches!(
+            record,
+            Record::CheckpointBegin { .. }
+                | Record::CheckpointTransaction { .. }
+                | Record::CheckpointEnd
+                | Record::Participant { .. }
+                | Record::Saga(SagaRecord::Checkpoint { .. })
+        );
+        self.disk.append(seq, bytes, forced, counts);
         self.fact(&Fact::Appended { seq, record });
     }
 

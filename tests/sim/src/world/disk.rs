@@ -6,20 +6,24 @@ use unanimity_engine::Seq;
 
 type Entry = (Seq, Vec<u8>);
 
+/// An entry on its way, and whether it counts.
+type Waiting = (Entry, bool);
+
 /// The log's bytes.
 #[derive(Debug)]
 pub(super) struct Disk {
     /// On the disk, in segments; the last one takes what comes.
     segments: Vec<Vec<Entry>>,
     /// On its way there.
-    batch: Vec<Entry>,
+    batch: Vec<Waiting>,
     /// Not written yet.
-    queue: Vec<Entry>,
+    queue: Vec<Waiting>,
     forced: bool,
     syncing: bool,
     lazily: bool,
-    /// Records of a segment.
+    /// Records of a segment. Those of checkpoints don't count: a real segment is far larger than what one carries.
     segment: usize,
+    counted: usize,
 }
 
 /// What a write is to do.
@@ -42,11 +46,12 @@ impl Disk {
             syncing: false,
             lazily: false,
             segment,
+            counted: 0,
         }
     }
 
-    pub(super) fn append(&mut self, seq: Seq, bytes: Vec<u8>, forced: bool) {
-        self.queue.push((seq, bytes));
+    pub(super) fn append(&mut self, seq: Seq, bytes: Vec<u8>, forced: bool, counts: bool) {
+        self.queue.push(((seq, bytes), counts));
         self.forced |= forced;
     }
 
@@ -69,18 +74,20 @@ impl Disk {
     /// The batch is on the disk. Says its last record, and whether a new segment has begun.
     pub(super) fn synced(&mut self) -> Option<(Seq, bool)> {
         self.syncing = false;
-        let last = self.batch.last()?.0;
+        let last = self.batch.last()?.0.0;
         let batch = std::mem::take(&mut self.batch);
         Some((last, self.put(batch)))
     }
 
-    fn put(&mut self, batch: Vec<Entry>) -> bool {
+    fn put(&mut self, batch: Vec<Waiting>) -> bool {
         let mut rotated = false;
-        for entry in batch {
-            if self.segments.last().is_none_or(|s| s.len() >= self.segment) {
+        for (entry, counts) in batch {
+            if self.counted >= self.segment && counts {
                 self.segments.push(Vec::new());
+                self.counted = 0;
                 rotated = true;
             }
+            self.counted += usize::from(counts);
             if let Some(last) = self.segments.last_mut() {
                 last.push(entry);
             }
