@@ -202,7 +202,7 @@ pub struct Opened {
 }
 
 /// A record that was on disk, as somebody was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LogPosition {
     /// Of which log.
     pub log: LogId,

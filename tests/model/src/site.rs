@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use unanimity_engine::{
-    AbortCode, AbortReason, BranchKey, Completion, Downward, Found, LockKey, SessionId,
-    StepOutcome, TransactionId, Upward, Vote,
+    AbortCode, AbortReason, BranchKey, Completion, Downward, Found, LockKey, LogPosition,
+    SessionId, StepOutcome, TransactionId, Upward, Vote,
 };
 
 /// What it makes of a message that leaves it a choice.
@@ -77,6 +77,8 @@ pub(crate) struct Site {
     pub(crate) inbox: Vec<(SessionId, Downward)>,
     /// On its way to the coordinator.
     pub(crate) outbox: VecDeque<Upward>,
+    /// How far its agent has seen the log go.
+    pub(crate) seen: Option<LogPosition>,
     /// Sessions so far.
     pub(crate) opened: u64,
 }
@@ -90,6 +92,7 @@ impl Site {
             requests: BTreeMap::new(),
             inbox: Vec::new(),
             outbox: VecDeque::new(),
+            seen: None,
             opened: 0,
         }
     }
@@ -127,6 +130,7 @@ impl Site {
     /// The agent dies: its database is all that is left.
     pub(crate) fn crash(&mut self) {
         self.cut(false);
+        self.seen = None;
         self.branches.retain(|_, local| *local != Local::Aborted);
     }
 

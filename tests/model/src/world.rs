@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use unanimity_engine::{
-    AbortCode, Answer, Begin, BranchKey, Downward, Effect, Epoch, Event, Input, LogId, Moment,
-    Opened, Refusal, Seq, SessionId, Submit, SubmitSaga, Ticket, TransactionId,
+    AbortCode, Answer, Begin, BranchKey, Downward, Effect, Epoch, Event, Input, LogId, LogPosition,
+    Moment, Opened, Refusal, Seq, SessionId, Submit, SubmitSaga, Ticket, TransactionId,
 };
 
 use crate::{
@@ -92,6 +92,9 @@ impl World {
                 Effect::Close { refusal, .. } => {
                     self.is_wrong(format!("a session was closed: {refusal}"))
                 }
+                Effect::Halt { participant, .. } => {
+                    self.is_wrong(format!("{participant} has seen a record that is not there"));
+                }
                 Effect::Report(Event::PeerMistake { mistake, .. }) => self.is_wrong(mistake),
                 Effect::Report(Event::Heuristic { key, message, .. }) => {
                     if self.count_lost(key.transaction) == 0 {
@@ -115,12 +118,22 @@ impl World {
         self.wrong.get_or_insert(what);
     }
 
-    /// What goes to a session that is over is lost.
+    /// What goes to a session that is over is lost. How far the log goes is told with all of it, and taken note of where it matters most.
     fn send(&mut self, session: SessionId, message: Downward) {
-        let site = self.sites.iter_mut().find(|s| s.session == Some(session));
-        if let Some(site) = site
-            && !matches!(message, Downward::Welcome(_))
-        {
+        let engine = &self.coordinator.engine;
+        let (incarnation, seq) = (engine.incarnation(), engine.durable());
+        let Some(site) = self.sites.iter_mut().find(|s| s.session == Some(session)) else {
+            return;
+        };
+        if matches!(message, Downward::Welcome(_) | Downward::Commit { .. }) {
+            site.seen = Some(LogPosition {
+                log: incarnation.log,
+                epoch: incarnation.epoch,
+                seq,
+                instance: incarnation.instance,
+            });
+        }
+        if !matches!(message, Downward::Welcome(_)) {
             site.inbox.push((session, message));
         }
     }
@@ -167,6 +180,7 @@ impl World {
             one_phase: traits.one_phase,
             settles_steps: traits.settles,
             in_doubt: site.in_doubt(),
+            seen: site.seen.into_iter().collect(),
         };
         self.give(configuration, Input::SessionOpened(opened));
     }

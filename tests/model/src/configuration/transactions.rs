@@ -165,7 +165,6 @@ fn late() -> Configuration {
 fn checkpoint() -> Configuration {
     let faults = Faults {
         crashes: 2,
-        cuts: 1,
         checkpoints: 1,
         ..NONE
     };
