@@ -243,7 +243,6 @@ impl Engine {
         Incarnation {
             log: self.log,
             epoch: self.epoch,
-            instance: self.draw(0, 0),
             instance: self.bits(0, 0),
         }
     }
@@ -298,7 +297,6 @@ impl Engine {
     /// A fresh UUID v7: the time, then bits that nobody can guess who does not know the seed.
     pub(crate) fn fresh_unique(&mut self) -> u128 {
         self.drawn += 1;
-        let hash = |salt| u128::from(self.draw(self.drawn, salt));
         let hash = |salt| u128::from(self.bits(self.drawn, salt));
         let random = (hash(1) << 64) | hash(2);
         let (version, variant) = (0x7 << 76, 0x2 << 62);
@@ -307,7 +305,6 @@ impl Engine {
     }
 
     /// Tells nothing of the seed.
-    fn draw(&self, drawn: u64, salt: u64) -> u64 {
     fn bits(&self, drawn: u64, salt: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.seed, self.log, self.epoch, drawn, salt).hash(&mut hasher);

@@ -65,7 +65,6 @@ impl ParticipantService for Participants {
             batch
                 .iter()
                 .for_each(|batch| failpoint::sending(&batch.messages));
-            batch.iter().for_each(|batch| failpoint::sending(&batch.messages));
             stream::iter(match batch {
                 Ok(batch) => wire::batches(batch).into_iter().map(Ok).collect(),
                 Err(status) => vec![Err(status)],
