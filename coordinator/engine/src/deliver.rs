@@ -190,11 +190,16 @@ impl Engine {
         }
     }
 
-    /// Of a transaction that is not remembered: it was presumed aborted.
+    /// Of a transaction that is not remembered: it was presumed aborted, unless it may have committed and been forgotten since. An alarm about
+    /// that one would have a human undo what is right.
     fn stray(&mut self, key: BranchKey, speaker: Option<ParticipantName>, completion: &Completion) {
         let (Some(participant), Completion::Committed) = (speaker, completion) else {
             return;
         };
+        let forgotten = self.table.forgotten();
+        if forgotten.is_some_and(|forgotten| key.transaction <= forgotten) {
+            return;
+        }
         let message =
             "committed, although its transaction is not remembered and was presumed aborted"
                 .to_owned();

@@ -6,9 +6,9 @@ mod bench;
 
 use bench::*;
 use unanimity_engine::{
-    AbortCode, Begin, BranchKey, Completion, Downward, Found, Input, Moment, Record, Refusal,
-    Replay, RequestId, Resolution, Seq, SessionId, Settings, Submit, Ticket, TransactionId,
-    TransactionState, Upward, Vote,
+    AbortCode, Begin, BranchKey, Completion, Downward, Effect, Event, Found, Input, Moment, Record,
+    Refusal, Replay, RequestId, Resolution, Seq, SessionId, Settings, Submit, Ticket,
+    TransactionId, TransactionState, Upward, Vote,
 };
 
 fn say(bench: &mut Bench, session: u64, message: Upward) {
@@ -78,6 +78,51 @@ fn a_commit_of_one_branch_of_two_is_found_again_after_a_restart() {
         bench.told(20),
         Some(TransactionState::Committing | TransactionState::Committed)
     ));
+}
+
+#[test]
+fn a_commit_proved_again_after_it_was_forgotten_raises_no_alarm() {
+    let settings = Settings {
+        retention_ms: 1_000,
+        ..Settings::default()
+    };
+    let mut bench = Bench::with(Vec::new(), settings);
+    bench.open(1, "a", 8, false);
+    bench.open(2, "b", 8, false);
+    let id = bench.submit(1, &["a", "b"]);
+    bench.vote(1, id, 1, yes());
+    bench.vote(2, id, 2, yes());
+    bench.sync();
+    bench.complete(1, id, 1, Completion::Committed);
+    bench.complete(2, id, 2, Completion::Committed);
+    bench.now = Moment(2_000);
+    bench.give(Input::Tick);
+    assert!(bench.engine.transaction(&id).is_none(), "forgotten");
+    let key = |transaction: TransactionId| BranchKey {
+        transaction,
+        branch: 1,
+    };
+    let mut alarms = |transaction: TransactionId| {
+        bench.engine.handle(
+            bench.now,
+            Input::Message {
+                session: SessionId(1),
+                message: Upward::Completion {
+                    key: key(transaction),
+                    completion: Completion::Committed,
+                },
+            },
+        );
+        let effects = std::iter::from_fn(|| bench.engine.poll_effect());
+        let alarm = |e: &Effect| matches!(e, Effect::Report(Event::Heuristic { .. }));
+        effects.filter(alarm).count()
+    };
+    assert_eq!(alarms(id), 0);
+    let never = TransactionId {
+        unique: id.unique + 1,
+        ..id
+    };
+    assert_eq!(alarms(never), 1, "that one never was decided to commit");
 }
 
 #[test]

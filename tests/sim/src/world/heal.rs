@@ -9,7 +9,7 @@ const PATIENCE_MS: u64 = 300_000;
 const REST_MS: u64 = 5_000;
 
 impl World {
-    /// No fault any more: everything is up and connected, and all clients ask again.
+    /// No fault any more: everything is up and connected, or soon will be. Clients go on by their own patience.
     pub(super) fn heal(&mut self) {
         self.healed_at = Some(self.now);
         self.armed = Armed::default();
@@ -32,11 +32,6 @@ impl World {
             self.events.at(self.now, Event::Starts);
         }
         self.fact(&Fact::Healed);
-        for client in 0..self.clients.len() {
-            if !self.clients[client].is_done() {
-                self.client_acts(client);
-            }
-        }
     }
 
     /// Nothing is on its way any more, or it takes too long.
