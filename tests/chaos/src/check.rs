@@ -7,6 +7,9 @@ mod settled;
 mod stable;
 mod told;
 
+#[cfg(test)]
+mod forged;
+
 use std::{collections::BTreeSet, fmt};
 
 use crate::{

@@ -258,3 +258,23 @@ pub(crate) struct View {
     pub(crate) seen: HashMap<String, Seen>,
     pub(crate) changes: Vec<Violation>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_that_changes_is_written_down() {
+        let mut state = State::default();
+        let mut see = |outcome| state.see("u1.0.1.1".into(), outcome, None);
+        assert!(see(Outcome::Committed));
+        assert!(!see(Outcome::Committed));
+        assert!(see(Outcome::Aborted));
+        let changed = Violation::OutcomeChanged {
+            transaction: "u1.0.1.1".into(),
+            before: Outcome::Committed,
+            after: Outcome::Aborted,
+        };
+        assert_eq!(state.changes, [changed]);
+    }
+}

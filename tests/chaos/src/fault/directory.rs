@@ -13,7 +13,7 @@ use tokio::sync::MutexGuard;
 use unanimity_chaos::proxy::Fault;
 use unanimity_proto::v1::{InDoubtKind, ListInDoubtBranchesRequest};
 
-use crate::{check::Violation, system::System, trial::Trial, unit::Running};
+use crate::{check::Violation, system::System, tables, trial::Trial, unit::Running};
 
 use super::{Kind, Landing};
 
@@ -23,21 +23,26 @@ const LOOKS: Duration = Duration::from_millis(3_500);
 /// "The log is damaged, an old copy, or was written by another release".
 const OLD_COPY: i32 = 65;
 
+/// How often to try to kill it with something prepared.
+const ATTEMPTS: u32 = 6;
+
 /// Between the copy and its use.
 const AGE: Duration = Duration::from_millis(1_500);
 
 /// An empty directory is another log: what the first one left prepared is foreign to it, and is not touched.
 pub(super) async fn empty(trial: &Trial) {
     let mut running = trial.system.coordinator.running.lock().await;
-    let _clients = CutOff::new(&trial.system).await;
     let landing = with_empty(trial, &mut running).await;
+    trial.system.clients_link().proxy.heal();
     finish(trial, Kind::EmptyDirectory, landing);
 }
 
 async fn with_empty(trial: &Trial, running: &mut Running) -> Result<Landing> {
     let System { data, .. } = &trial.system;
     let aside = data.with_extension("aside");
-    kill(trial, running);
+    if !kill_with_something_prepared(trial, running).await? {
+        return Ok(Landing::Skipped);
+    }
     fs::rename(data, &aside)?;
     trial.system.coordinator.restart(running, None);
     let looked = look_at_foreign(trial).await;
@@ -46,6 +51,28 @@ async fn with_empty(trial: &Trial, running: &mut Running) -> Result<Landing> {
     fs::rename(&aside, data)?;
     trial.system.coordinator.restart(running, None);
     looked
+}
+
+/// Kills the coordinator between votes and decision, and leaves it so; false where that never came about.
+async fn kill_with_something_prepared(trial: &Trial, running: &mut Running) -> Result<bool> {
+    let clients = trial.system.clients_link();
+    let _held = clients.held.lock().await;
+    for _ in 0..ATTEMPTS {
+        let begin = Instant::now();
+        while tables::prepared(&trial.system.banks).await?.is_empty() && begin.elapsed() < AGE {}
+        kill(trial, running);
+        clients.proxy.set(Fault::Reset);
+        // What was on its way when it was killed is done.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if !tables::prepared(&trial.system.banks).await?.is_empty() {
+            return Ok(true);
+        }
+        trial.system.coordinator.restart(running, None);
+        trial.system.serves().await?;
+        clients.proxy.heal();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok(false)
 }
 
 async fn look_at_foreign(trial: &Trial) -> Result<Landing> {

@@ -9,41 +9,50 @@ use crate::trial::Trial;
 
 use super::{Kind, Landing};
 
+/// How often to try where the coordinator is killed by another fault first.
+const ATTEMPTS: u32 = 5;
+
+/// For how long it is hurt.
+const LIMIT: Duration = Duration::from_secs(4);
+
 /// Hurts it once, or for a while. A coordinator that ends of it, with the code that says so, has done as it should.
 pub(super) async fn any(trial: &Trial, kind: Kind, dice: u64) {
     let mut dice = StdRng::seed_from_u64(dice);
     let fault = draw(kind, &mut dice);
     let what = format!("{fault:?}");
-    let unit = &trial.system.coordinator;
+    for _ in 0..ATTEMPTS {
+        if strike(trial, kind, fault).await {
+            return trial.landed(kind, Landing::Installed, &what);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    trial.landed(kind, Landing::Skipped, &what);
+}
+
+/// Whether it landed. Whoever kills the coordinator meanwhile ends the fault with it.
+async fn strike(trial: &Trial, kind: Kind, fault: Fault) -> bool {
     let process = {
-        let Ok(mut running) = unit.running.try_lock() else {
-            return trial.landed(kind, Landing::Skipped, &what);
-        };
+        let mut running = trial.system.coordinator.running.lock().await;
         if running.process.ended().is_some() {
-            return trial.landed(kind, Landing::Skipped, &what);
+            return false;
         }
         running.excused = true;
         running.process.id()
     };
-    let report = trial
-        .system
-        .directory
-        .join(format!("{}.strace", kind.name()));
-    let limit = Duration::from_secs(4);
-    // Whoever kills the coordinator meanwhile ends the fault with it.
-    let landing = match disk::strike(Victim::log(process), fault, &report, limit).await {
-        disk::Landing::Landed(_) => Landing::Installed,
-        disk::Landing::Missed => Landing::Skipped,
+    let name = format!("{}.strace", kind.name());
+    let report = trial.system.directory.join(name);
+    match disk::strike(Victim::log(process), fault, &report, LIMIT).await {
+        disk::Landing::Landed(_) => true,
+        disk::Landing::Missed => false,
         disk::Landing::NotInstalled(why) => {
             trial.history.event("no strace", &why);
-            Landing::Skipped
+            false
         }
-    };
-    trial.landed(kind, landing, &what);
+    }
 }
 
 fn draw(kind: Kind, dice: &mut StdRng) -> Fault {
-    let nth = dice.random_range(1..20);
+    let nth = dice.random_range(1..10);
     match kind {
         Kind::SyncSlow => Fault::SyncSlow {
             by: Duration::from_millis(dice.random_range(5..150)),
