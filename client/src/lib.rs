@@ -31,6 +31,9 @@
 mod age;
 mod client;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod interactive;
 mod operation;
 mod outcome;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    process,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,15 +21,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use unanimity_engine::{
-    Answer, Downward, Effect, Engine, Event, Incarnation, Input, Moment, Opened, ParticipantName,
-    Refusal, Seq, SessionId, Ticket, TransactionView,
+    Answer, Downward, Effect, Engine, Event, Incarnation, Input, LogPosition, Moment, Opened,
+    ParticipantName, Refusal, Seq, SessionId, Ticket, TransactionView,
 };
 
 use crate::{
     clock::{Clock, Now},
     error::Refused,
+    exit,
     log::{Entry, Job, Report},
-    outlet::Outlet,
+    outlet::{Batch, Outlet},
 };
 
 /// Commands taken in one turn.
@@ -369,6 +371,11 @@ impl Driver {
                 }
                 Effect::Close { session, refusal } => self.close(session, refusal),
                 Effect::Trim(seq) => self.to_log(Job::Trim(seq)),
+                Effect::Halt {
+                    participant,
+                    seen,
+                    found,
+                } => old_copy(&participant, seen, found),
                 Effect::Report(event) => self.tell(event),
             }
         }
@@ -382,7 +389,8 @@ impl Driver {
         }
         for (session, messages) in self.outbound.drain() {
             if let Some((_, outlet)) = self.outlets.get(&session) {
-                outlet.send(messages);
+                let durable = self.engine.durable();
+                outlet.send(Batch { messages, durable });
             }
         }
         let now = seen(&self.engine);
@@ -460,4 +468,18 @@ impl Driver {
             }
         }
     }
+}
+
+/// Ends the process before it presumes the abort of what a lost record decided to commit.
+fn old_copy(participant: &ParticipantName, seen: LogPosition, found: Seq) -> ! {
+    error!(
+        %participant,
+        log = %seen.log,
+        seen = seen.seq.0,
+        seen_epoch = seen.epoch.0,
+        found = found.0,
+        "this data directory is an old copy: the participant was told of a record of this log that is not in it. Nothing was decided. Bring the \
+         newest directory back; where it is lost, start with an empty one and settle by hand what participants hold prepared"
+    );
+    process::exit(exit::LOG_DAMAGED.into())
 }

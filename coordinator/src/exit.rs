@@ -8,7 +8,7 @@ use tracing::error;
 pub(crate) const CONFIGURATION: u8 = 78;
 /// The address can't be listened on.
 pub(crate) const ADDRESS: u8 = 69;
-/// The log is damaged, or not ours.
+/// The log is damaged, an old copy, or not ours.
 pub(crate) const LOG_DAMAGED: u8 = 65;
 /// A broken invariant of our own.
 pub(crate) const INTERNAL: u8 = 70;
@@ -24,7 +24,7 @@ pub(crate) const HELP: &str = "\
 Exit codes:
     0  stopped by SIGTERM or SIGINT, after draining
     2  wrong arguments
-   65  the log is damaged, or was written by another release: nothing was changed; the report says what to do
+   65  the log is damaged, an old copy, or was written by another release: nothing was decided; the report says what to do
    69  the address can't be listened on
    70  an invariant of the coordinator itself broke: please report it with the log output
    73  the data directory is in use by another process, or can't be made or read

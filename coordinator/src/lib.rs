@@ -10,6 +10,8 @@
 //! The driver receives, feeds and drains; every decision about the protocol is the engine's. Nothing here may tell anyone an outcome that
 //! the engine has not given out, and nothing may go on after the log has failed.
 
+#[cfg(all(unanimity_bug, not(debug_assertions)))]
+compile_error!("a seeded bug would get into a release build: unset UNANIMITY_BUG");
 #[macro_use]
 mod failpoint;
 
@@ -21,6 +23,9 @@ mod driver;
 mod error;
 mod exit;
 mod fingerprint;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod log;
 mod outlet;

@@ -8,17 +8,26 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::warn;
-use unanimity_engine::Downward;
+use unanimity_engine::{Downward, Seq};
 
 use crate::error::Refused;
 
 /// Batches that may wait for a participant that does not read.
 const BATCHES: usize = 1_024;
 
+/// What goes to a participant at once.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// In order.
+    pub(crate) messages: Vec<Downward>,
+    /// The last record that is on disk.
+    pub(crate) durable: Seq,
+}
+
 /// The driver's end.
 #[derive(Clone, Debug)]
 pub(crate) struct Outlet {
-    batches: mpsc::Sender<Vec<Downward>>,
+    batches: mpsc::Sender<Batch>,
     end: End,
 }
 
@@ -45,7 +54,7 @@ impl End {
 
 impl Outlet {
     /// Hands over a batch. A peer that lets too many lie is cut off: it would be told decisions that are long settled.
-    pub(crate) fn send(&self, batch: Vec<Downward>) {
+    pub(crate) fn send(&self, batch: Batch) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.batches.try_send(batch) {
             warn!(
                 limit = BATCHES,
@@ -66,7 +75,7 @@ pub(crate) fn outlet(
     end: End,
 ) -> (
     Outlet,
-    impl Stream<Item = Result<Vec<Downward>, Status>> + Send + 'static,
+    impl Stream<Item = Result<Batch, Status>> + Send + 'static,
 ) {
     let (batches, receiver) = mpsc::channel(BATCHES);
     let ended = end.clone();

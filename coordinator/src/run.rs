@@ -25,6 +25,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config =
         Config::load(&arguments).map_err(|error| Failure::new(exit::CONFIGURATION, error))?;
     start_logging(&config)?;
+    if let Some(bug) = option_env!("UNANIMITY_SEEDED_BUG") {
+        warn!(
+            "THIS COORDINATOR HAS A SEEDED BUG: {bug}. It loses money on purpose; it is for the proof harness alone"
+        );
+    }
     #[cfg(feature = "failpoints")]
     unanimity_failpoint::arm(crate::FAILPOINTS)
         .map_err(|unusable| Failure::new(exit::CONFIGURATION, unusable))?;

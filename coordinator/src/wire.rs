@@ -6,21 +6,23 @@ use std::sync::Arc;
 
 use prost_types::Timestamp;
 use unanimity_engine::{
-    AbortCode, AbortReason, Bound, BranchKey, BranchState, BranchView, Completion, Downward, Found,
-    InDoubtKind, InDoubtView, ParticipantName, ParticipantView, Payload, Resolution, SessionView,
-    TransactionId, TransactionState, TransactionView, Upward, Vote,
+    AbortCode, AbortReason, Bound, BranchKey, BranchState, BranchView, Completion, Downward, Epoch,
+    Found, InDoubtKind, InDoubtView, LogPosition, ParticipantName, ParticipantView, Payload,
+    Resolution, Seq, SessionView, TransactionId, TransactionState, TransactionView, Upward, Vote,
 };
 use unanimity_proto::v1::{self, coordinator_message, participant_message};
 
 use prost::Message as _;
 
-use crate::clock::Now;
+use crate::{clock::Now, error::Refused, outlet::Batch};
 
 pub(crate) mod reference;
 mod saga;
 
 pub(crate) use saga::lock;
 
+/// Logs of which a participant may tell what it has seen.
+const SEEN_LOGS: usize = 64;
 /// The longest proof that a vote may carry, in bytes.
 const PROOF_BYTES: usize = 64;
 /// A batch is split past this size, in bytes, so that it fits the 4 MiB that a gRPC peer takes by default.
@@ -34,12 +36,12 @@ pub(crate) enum Mistake {
     /// It is about something that we can't name: to be logged and ignored.
     Stray(String),
     /// The peer can't be trusted to speak the protocol: the session ends.
-    Fatal(crate::error::Refused),
+    Fatal(Refused),
 }
 
 impl Mistake {
     fn fatal(field: &str, problem: impl Into<String>) -> Self {
-        Mistake::Fatal(crate::error::Refused::invalid(field, problem))
+        Mistake::Fatal(Refused::invalid(field, problem))
     }
 }
 
@@ -68,10 +70,14 @@ pub(crate) fn operation_result(payload: &Payload) -> v1::OperationResult {
 // ---- down
 
 /// A batch for a participant, in as few responses as the size of a message allows; usually one.
-pub(crate) fn batches(messages: Vec<Downward>) -> Vec<v1::SessionResponse> {
-    let mut batches = vec![v1::SessionResponse::default()];
+pub(crate) fn batches(batch: Batch) -> Vec<v1::SessionResponse> {
+    let empty = v1::SessionResponse {
+        messages: Vec::new(),
+        durable_sequence: batch.durable.0,
+    };
+    let mut batches = vec![empty.clone()];
     let mut bytes = 0;
-    for message in messages.into_iter().map(downward) {
+    for message in batch.messages.into_iter().map(downward) {
         let size = message.encoded_len();
         match batches.last_mut() {
             Some(batch) if bytes == 0 || bytes + size <= BATCH_BYTES => {
@@ -81,6 +87,7 @@ pub(crate) fn batches(messages: Vec<Downward>) -> Vec<v1::SessionResponse> {
                 bytes = 0;
                 batches.push(v1::SessionResponse {
                     messages: vec![message],
+                    ..empty.clone()
                 });
             }
         }
@@ -95,6 +102,7 @@ fn downward(message: Downward) -> v1::CoordinatorMessage {
         Downward::Welcome(incarnation) => Kind::Welcome(v1::Welcome {
             log_id: incarnation.log.to_string(),
             epoch: incarnation.epoch.0,
+            instance: incarnation.instance,
         }),
         Downward::Prepare {
             key,
@@ -356,6 +364,26 @@ pub(crate) fn found(branches: Vec<v1::InDoubtBranch>) -> Vec<Found> {
         .collect()
 }
 
+/// How far a participant has seen logs go.
+pub(crate) fn log_positions(seen: &[v1::LogPosition]) -> Result<Vec<LogPosition>, Refused> {
+    if seen.len() > SEEN_LOGS {
+        let problem = format!("must be at most {SEEN_LOGS}");
+        return Err(Refused::invalid("hello.seen_logs", problem));
+    }
+    let position = |seen: &v1::LogPosition| {
+        Ok(LogPosition {
+            log: seen.log_id.parse().map_err(|_| {
+                let problem = format!("{:?} is not 8 lower-case hex digits", seen.log_id);
+                Refused::invalid("hello.seen_logs.log_id", problem)
+            })?,
+            epoch: Epoch(seen.epoch),
+            seq: Seq(seen.sequence),
+            instance: seen.instance,
+        })
+    };
+    seen.iter().map(position).collect()
+}
+
 fn stray(key: Option<v1::BranchKey>, what: &str) -> Result<BranchKey, Mistake> {
     key_of(key.as_ref()).map_err(|problem| Mistake::Stray(format!("{what}: {problem}")))
 }
@@ -601,11 +629,15 @@ mod tests {
             timeout_ms: 1,
             traceparent: String::new(),
         };
-        let sizes: Vec<_> = batches((1..=5).map(prepare).collect())
+        let batches = batches(Batch {
+            messages: (1..=5).map(prepare).collect(),
+            durable: Seq(9),
+        });
+        let sizes: Vec<_> = batches
             .iter()
-            .map(|batch| batch.messages.len())
+            .map(|batch| (batch.messages.len(), batch.durable_sequence))
             .collect();
-        assert_eq!(sizes, [2, 2, 1]);
+        assert_eq!(sizes, [(2, 9), (2, 9), (1, 9)]);
     }
 
     #[test]

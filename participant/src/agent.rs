@@ -138,6 +138,11 @@ pub enum AgentError {
 /// Where a human must change something first.
 pub async fn run(arguments: Arguments) -> Result<(), AgentError> {
     log_to_stderr(&arguments.log)?;
+    if let Some(bug) = option_env!("UNANIMITY_SEEDED_BUG") {
+        tracing::warn!(
+            "THIS AGENT HAS A SEEDED BUG: {bug}. It loses money on purpose; it is for the proof harness alone"
+        );
+    }
     #[cfg(feature = "failpoints")]
     unanimity_failpoint::arm(crate::FAILPOINTS)?;
     let shutdown = CancellationToken::new();

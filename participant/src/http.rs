@@ -7,11 +7,11 @@
 //! may hold at the service, until a confirm or a cancel was answered as done. So a crash of the agent at any moment leaves a branch in doubt, and
 //! never a reservation that nobody cancels. Of a saga's step it says that the service may have got it.
 
-mod answer;
+pub(crate) mod answer;
 mod branch;
 mod calls;
 mod config;
-mod journal;
+pub(crate) mod journal;
 mod operations;
 mod request;
 mod service;

@@ -8,12 +8,17 @@
 //!
 //! Nothing here decides the outcome of a transaction. A participant votes, then waits for the decision, for as long as it takes.
 
+#[cfg(all(unanimity_bug, not(debug_assertions)))]
+compile_error!("a seeded bug would get into a release build: unset UNANIMITY_BUG");
 #[macro_use]
 mod failpoint;
 
 pub mod agent;
 pub mod config;
 pub mod enlist;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod operation;
 pub mod participant;

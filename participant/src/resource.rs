@@ -10,7 +10,7 @@
 mod branches;
 mod connections;
 mod flow;
-mod identifier;
+pub(crate) mod identifier;
 pub mod mysql;
 pub mod postgres;
 pub mod sqlite;

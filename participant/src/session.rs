@@ -9,9 +9,9 @@ mod connection;
 mod handle;
 mod options;
 mod outbox;
+mod seen;
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,6 +26,7 @@ use self::{
     branches::Branches,
     connection::{Connection, Failure},
     handle::{Link, Links},
+    seen::Seen,
 };
 pub use self::{
     handle::SessionHandle,
@@ -33,7 +34,7 @@ pub use self::{
 };
 use crate::{
     participant::{Participant, Unavailable},
-    wire::{self, Incoming, Welcome},
+    wire::{self, Incoming},
 };
 
 /// How long a stopping session waits for work that it has begun.
@@ -76,8 +77,7 @@ pub struct Session<P> {
     branches: Arc<Branches<P>>,
     links: Links,
     handle: SessionHandle,
-    /// The highest epoch obeyed, by log.
-    epochs: HashMap<String, u64>,
+    seen: Seen,
     retries: Retries,
 }
 
@@ -101,7 +101,7 @@ impl<P: Participant> Session<P> {
             branches,
             links,
             handle,
-            epochs: HashMap::new(),
+            seen: Seen::default(),
             retries: Retries::default(),
         })
     }
@@ -142,7 +142,7 @@ impl<P: Participant> Session<P> {
 
     async fn open(&mut self) -> Result<Connection, Failure> {
         let (connection, welcome) = Connection::open(&self.endpoint, self.hello()).await?;
-        obey(&mut self.epochs, &welcome)?;
+        self.seen.obey(&welcome)?;
         tracing::info!(
             participant = self.options.participant,
             coordinator = self.options.coordinator,
@@ -181,21 +181,25 @@ impl<P: Participant> Session<P> {
             operation_policy: operations.policy.into(),
             operations: operations.listed,
             in_doubt: wire::in_doubt(in_doubt),
+            seen_logs: self.seen.positions(),
         })
     }
 
     /// Works off a connection until it fails; `None` once it was closed because of `shutdown`.
     async fn serve(
-        &self,
+        &mut self,
         mut connection: Connection,
         shutdown: &CancellationToken,
     ) -> Option<Failure> {
         let link = self.links.open(connection.outbox.clone());
         let failure = loop {
             match shutdown.run_until_cancelled(connection.next_batch()).await {
-                Some(Ok(batch)) => batch
-                    .into_iter()
-                    .for_each(|message| self.accept(message, &connection, &link)),
+                Some(Ok(batch)) => {
+                    self.seen
+                        .advance(&connection.log_id, batch.durable_sequence);
+                    let messages = batch.messages.into_iter();
+                    messages.for_each(|message| self.accept(message, &connection, &link));
+                }
                 Some(Err(failure)) => break Some(failure),
                 None => break None,
             }
@@ -246,21 +250,6 @@ impl<P: Participant> Session<P> {
             );
         }
     }
-}
-
-/// Refuses an older coordinator of a log than the one obeyed before: what it decides may be void.
-fn obey(epochs: &mut HashMap<String, u64>, welcome: &Welcome) -> Result<(), Failure> {
-    let seen = epochs
-        .entry(welcome.log_id.clone())
-        .or_insert(welcome.epoch);
-    if welcome.epoch < *seen {
-        return Err(Failure::StaleEpoch {
-            welcome: welcome.clone(),
-            seen: *seen,
-        });
-    }
-    *seen = welcome.epoch;
-    Ok(())
 }
 
 /// When to dial again, and how loud to be about it.

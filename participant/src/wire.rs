@@ -46,6 +46,8 @@ pub(crate) struct Welcome {
     pub(crate) log_id: String,
     /// The coordinator's incarnation.
     pub(crate) epoch: u64,
+    /// The random number of its start.
+    pub(crate) instance: u64,
 }
 
 /// What is to be done with a branch.
@@ -140,6 +142,7 @@ pub(crate) fn parse(message: v1::CoordinatorMessage) -> Result<Incoming, Malform
         Some(Kind::Welcome(welcome)) => Ok(Incoming::Welcome(Welcome {
             log_id: welcome.log_id,
             epoch: welcome.epoch,
+            instance: welcome.instance,
         })),
         Some(Kind::Prepare(message)) => prepare(message),
         Some(Kind::Commit(message)) => on_branch(

@@ -489,6 +489,23 @@ async fn votes_no_for_a_branch_that_its_service_dropped_or_still_holds_or_broke(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn believes_no_prepare_that_postgresql_turned_into_a_rollback() {
+    let bank = PgBank::new().await;
+    let (branch, limit) = (branch(), Duration::from_secs(5));
+    let debit = change("debit", "a", 30);
+    let debited = bank.resource.operate(&branch, true, debit, limit).await;
+    debited.unwrap();
+    let mut open = bank.postgres().open(&branch, limit).await.unwrap();
+    let failed = sqlx::query("SELECT 1 / 0").execute(open.connection()).await;
+    failed.unwrap_err();
+    open.finish().unwrap();
+    let vote = bank.resource.prepare(continued(&branch)).await;
+    assert_eq!(code(&vote), AbortCode::ParticipantFailure);
+    assert!(bank.resource.in_doubt().await.unwrap().is_empty());
+    assert_eq!(bank.balance("a").await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_agents_share_the_branches_of_a_participant() {
     let bank = PgBank::new().await;
     let other = connect(&bank.url).await.unwrap();

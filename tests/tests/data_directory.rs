@@ -170,6 +170,48 @@ async fn another_log_touches_no_branch_of_the_first_and_shows_it() {
 }
 
 #[tokio::test]
+async fn an_old_copy_of_the_directory_is_noticed_before_it_decides_anything() {
+    let scratch = Scratch::new();
+    let mut coordinator = Coordinator::start(&scratch).await;
+    let bank = Bank::postgres("post").await;
+    let mut agent = Agent::start(&scratch, &coordinator, &bank).await;
+    coordinator.process.kill();
+    let newest = coordinator.setup.data.clone();
+    let old = scratch.path("old-copy");
+    copy(&newest, &old);
+
+    // A branch votes, and its agent sleeps when it is to commit; perhaps it finds that in its mail later. The copy lacks what decides it.
+    coordinator.restart().await;
+    agent.connects(&coordinator).await;
+    let client = coordinator.client().await;
+    let mut held = Held::new(&coordinator, &client, &bank).await;
+    agent.process.pause();
+    held.decide().await;
+    coordinator.process.kill();
+
+    coordinator.setup.data = old;
+    let mut copied = coordinator.setup.launch();
+    agent.process.resume();
+    assert_eq!(copied.exit_code(), 65, "{}", copied.log());
+    assert!(copied.log().contains("old copy"), "{}", copied.log());
+
+    coordinator.setup.data = newest;
+    coordinator.restart().await;
+    bank.has_prepared("", 0).await;
+    assert_eq!(bank.balance(1).await, INITIAL_BALANCE - 5);
+}
+
+/// Copies the files of a directory.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("it is new");
+    for file in fs::read_dir(from).expect("the coordinator made it") {
+        let path = file.expect("it can be listed").path();
+        let name = path.file_name().expect("a file has a name");
+        fs::copy(&path, to.join(name)).expect("it can be copied");
+    }
+}
+
+#[tokio::test]
 async fn a_torn_tail_is_cut_and_kept_and_every_outcome_that_was_told_stays() {
     let scratch = Scratch::new();
     let (mut coordinator, ids) = killed_after(&scratch, 5).await;

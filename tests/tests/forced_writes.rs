@@ -3,6 +3,8 @@
 //! Presumed abort with group commit (Mohan, Lindsay, Obermarck 1986; Gray, Reuter 1993): one forced write for each committed transaction at
 //! most, shared by those that are decided together, and none for any other transaction.
 
+use std::time::{Duration, Instant};
+
 use futures_util::future::join_all;
 use unanimity_client::{Client, Operation, SagaOutcome, Step};
 use unanimity_tests::{
@@ -41,6 +43,31 @@ async fn one_client_forces_at_most_one_write_for_each_commit() {
     let forced = strace.syncs() - before;
     eprintln!("1 client: {forced} forced writes for 30 commits");
     assert!((1..=30).contains(&forced), "{forced} for 30 commits");
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_a_commit_before_its_sync_has_returned() {
+    const SYNC: Duration = Duration::from_millis(300);
+    let scratch = Scratch::new();
+    let coordinator = Coordinator::start(&scratch).await;
+    for name in ["left", "right"] {
+        Fake::open(&coordinator.address(), name).await.obey();
+    }
+    let client = coordinator.client().await;
+    let transaction = || {
+        let anything = || [Operation::named("anything")];
+        client
+            .transaction()
+            .branch("left", anything())
+            .branch("right", anything())
+    };
+    committed(transaction().submit().await);
+    let slow = format!("inject=fdatasync:delay_exit={}", SYNC.as_micros());
+    let strace = Strace::new(scratch.path("strace"));
+    let _slow = strace.attach(coordinator.process.id(), &["-e", &slow]);
+    let started = Instant::now();
+    committed(transaction().submit().await);
+    assert!(started.elapsed() >= SYNC, "{:?}", started.elapsed());
 }
 
 #[tokio::test]

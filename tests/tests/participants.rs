@@ -11,6 +11,7 @@ use unanimity_tests::{
     bank::{Bank, INITIAL_BALANCE, aborted, committed, side, transfer},
     fake::Fake,
     patience::{becomes, eventually},
+    strace::Strace,
     system::{Agent, Coordinator, Scratch, ended},
 };
 
@@ -160,6 +161,29 @@ async fn a_row_lock_of_an_outsider_aborts_by_the_timeout_in_every_database_that_
         committed(other);
         bank.has_prepared("u1.", 0).await;
     }
+}
+
+#[tokio::test]
+async fn an_agent_whose_journal_can_not_be_synced_votes_no_until_it_is_restarted() {
+    let scratch = Scratch::new();
+    let coordinator = Coordinator::start(&scratch).await;
+    let client = coordinator.client().await;
+    Fake::open(&coordinator.address(), "fake").await.obey();
+    let bank = Bank::sqlite(&scratch, "lite").await;
+    let mut agent = Agent::start(&scratch, &coordinator, &bank).await;
+    let failing = ["-e", "inject=fdatasync:error=EIO:when=1"];
+    let strace = Strace::new(scratch.path("strace"));
+    let _failer = strace.attach(agent.process.id(), &failing);
+    for _ in 0..2 {
+        let outcome = submit(&client, &bank).await.expect("no panic");
+        assert!(aborted(outcome).to_string().contains("the prepare journal"));
+    }
+    assert_eq!(bank.balance(1).await, INITIAL_BALANCE);
+    agent.kill(&coordinator).await;
+    agent.restart();
+    agent.connects(&coordinator).await;
+    committed(submit(&client, &bank).await.expect("no panic"));
+    assert_eq!(bank.balance(1).await, INITIAL_BALANCE - 5);
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ impl Harness {
 }
 
 /// Adds figures to those of earlier runs, with what they were measured on.
-fn record(name: &str, figures: &Value) -> Result<()> {
+pub(crate) fn record(name: &str, figures: &Value) -> Result<()> {
     let directory = root().join("docs/proof");
     fs::create_dir_all(&directory)?;
     let path = directory.join(format!("{name}.jsonl"));

@@ -2,8 +2,11 @@
 //!
 //! A task says on standard error what it does and how long each step took, and ends at the first step that fails.
 
+mod bugs;
+mod fuzz;
 mod harness;
 mod install;
+mod proof;
 mod step;
 
 use std::{
@@ -15,7 +18,10 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::{harness::Harness, step::step};
+use crate::{
+    harness::Harness,
+    step::{step, timed},
+};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Project tasks")]
@@ -34,11 +40,17 @@ enum Task {
     Model(Arguments),
     /// Reopen every legal state of the log's files after a crash; further arguments as of `unanimity-crash-states`.
     CrashStates(Arguments),
+    /// Compile in one seeded bug after the other, and see each caught by a harness.
+    Bugs(bugs::Arguments),
     /// Pull every plug of real processes and databases; further arguments as of `unanimity-chaos`.
     Chaos(Arguments),
+    /// Search for bytes that break what reads them; further arguments as of `unanimity-fuzz`.
+    Fuzz(Arguments),
+    /// Write the recorded figures into docs/proof.md.
+    Proof,
 }
 
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 struct Arguments {
     /// Add the figures to those in docs/proof.
     #[arg(long)]
@@ -50,10 +62,21 @@ struct Arguments {
 impl Arguments {
     /// Runs a harness of this workspace with these.
     fn run(self, name: &'static str, package: &str) -> Result<()> {
+        self.run_with(name, package, |_| ())
+    }
+
+    /// As above, with something about the command changed.
+    fn run_with(
+        self,
+        name: &'static str,
+        package: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<()> {
         let mut command = cargo(&format!(
             "run --quiet --release --locked --package {package} --"
         ));
         command.args(&self.rest);
+        change(&mut command);
         let record = self.record;
         Harness {
             name,
@@ -69,10 +92,13 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Test { no_install } => test(!no_install),
         Task::Check => check(),
-        Task::Sim(arguments) => arguments.run("sim", "unanimity-sim"),
-        Task::Model(arguments) => arguments.run("model", "unanimity-model"),
-        Task::CrashStates(arguments) => arguments.run("crash-states", "unanimity-crash-states"),
-        Task::Chaos(arguments) => arguments.run("chaos", "unanimity-chaos --features failpoints"),
+        Task::Fuzz(arguments) => fuzz::fuzz(arguments),
+        Task::Proof => proof::write(),
+        Task::Sim(arguments) => sim(arguments),
+        Task::Model(arguments) => model(arguments),
+        Task::CrashStates(arguments) => crash_states(arguments),
+        Task::Bugs(arguments) => bugs::run(&arguments),
+        Task::Chaos(arguments) => chaos(arguments),
     };
     match done {
         Ok(()) => {
@@ -87,6 +113,7 @@ fn main() -> ExitCode {
 }
 
 fn check() -> Result<()> {
+    proof::check()?;
     step("format", &mut cargo("fmt --all --check"))?;
     step(
         "lints",
@@ -127,7 +154,37 @@ fn test(install: bool) -> Result<()> {
             "--database orders={postgres} --database shipping={postgres} --database stock={mariadb} \
              --clients 16 --orders 2000 --kill all",
         )?,
-    )
+    )?;
+    prove()
+}
+
+/// A slice of each proof: `docs/proof.md` tells what they are, and which longer runs were made.
+fn prove() -> Result<()> {
+    let slice = Arguments::default;
+    timed("lives of the engine", || sim(slice()))?;
+    timed("every order of events", || model(slice()))?;
+    timed("every state of the log after a crash", || {
+        crash_states(slice())
+    })?;
+    timed("chaos on real processes", || chaos(slice()))?;
+    timed("bytes that nobody would send", || fuzz::fuzz(slice()))?;
+    timed("seeded bugs", || bugs::run(&bugs::Arguments::default()))
+}
+
+fn sim(arguments: Arguments) -> Result<()> {
+    arguments.run("sim", "unanimity-sim")
+}
+
+fn model(arguments: Arguments) -> Result<()> {
+    arguments.run("model", "unanimity-model")
+}
+
+fn crash_states(arguments: Arguments) -> Result<()> {
+    arguments.run("crash-states", "unanimity-crash-states")
+}
+
+fn chaos(arguments: Arguments) -> Result<()> {
+    arguments.run("chaos", "unanimity-chaos --features failpoints")
 }
 
 /// An example, with these arguments, on databases of its own.

@@ -10,7 +10,7 @@
 //! Nobody starves: one that was passed over while every participant that it waits for let [`PATIENCE`] others in has its place kept on all
 //! of them. A participant that lets nobody in (it hangs) gives no such right, so it can't stop the others.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     engine::Engine,
@@ -23,7 +23,7 @@ use crate::{
 const PATIENCE: u64 = 16;
 
 /// Who wants slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Claim {
     /// A transaction: one for each of its branches.
     Transaction(TransactionId),
@@ -32,7 +32,7 @@ pub(crate) enum Claim {
 }
 
 /// A participant that has ever registered.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub(crate) struct Participant {
     /// It is in the log.
     pub(crate) registered: bool,
@@ -55,11 +55,11 @@ pub(crate) struct Participant {
 }
 
 /// The queue.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub(crate) struct Queue {
     next_place: u64,
     /// For each place, what its participants had granted when it came.
-    seen: HashMap<u64, Vec<u64>>,
+    seen: BTreeMap<u64, Vec<u64>>,
     /// Participants that have let go of a slot.
     freed: BTreeSet<ParticipantName>,
 }
@@ -183,6 +183,7 @@ impl Engine {
             self.sessions
                 .get(id)
                 .map_or(0, |s| (s.capacity as usize).saturating_sub(s.held.len()))
+                .max(usize::from(cfg!(unanimity_bug = "capacity-ignored")))
         };
         participant
             .sessions

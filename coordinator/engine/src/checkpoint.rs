@@ -17,14 +17,14 @@ use crate::{
 const STEP: usize = 256;
 
 /// The one that is under way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub(crate) struct Checkpoint {
     running: Option<Running>,
     /// Its end is not durable yet.
     unfinished: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 struct Running {
     begin: Seq,
     cursor: Option<TransactionId>,
@@ -78,6 +78,10 @@ impl Engine {
                 forgotten: self.table.forgotten(),
             });
             self.carry_resolutions();
+            if cfg!(unanimity_bug = "trim-before-durable") {
+                self.append(Record::CheckpointEnd);
+                return self.checkpoint_ended(begin);
+            }
             self.append_then(Record::CheckpointEnd, Pending::Trim(begin));
         } else {
             self.checkpoint.running = Some(Running {
@@ -114,6 +118,7 @@ fn carried(transaction: &Transaction) -> Option<Record> {
         return Some(Record::Saga(record));
     }
     let ended = match transaction.phase {
+        Phase::Committing if cfg!(unanimity_bug = "checkpoint-drops-decided") => return None,
         // Its record may stand before the checkpoint's beginning.
         Phase::Deciding | Phase::Committing => false,
         Phase::Ended(Outcome::Committed | Outcome::Heuristic(None)) => true,

@@ -565,6 +565,13 @@ impl Engine {
             }
             Phase::Delegated { .. } => self.ask_for_proof(id),
             Phase::Saga => self.saga_is_late(id),
+            Phase::Deciding if cfg!(unanimity_bug = "deadline-aborts-decided") => {
+                if let Some(transaction) = self.table.find_mut(&id) {
+                    transaction.phase = Phase::Preparing;
+                }
+                let message = "time was up before the decision was durable";
+                self.begin_abort(id, AbortReason::own(AbortCode::Timeout, message));
+            }
             Phase::Deciding | Phase::Committing | Phase::Aborting(_) | Phase::Ended(_) => {}
         }
     }

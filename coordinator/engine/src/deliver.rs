@@ -100,7 +100,9 @@ impl Engine {
             .table
             .find(&key.transaction)
             .and_then(|t| t.branch(key.branch));
-        if branch.is_some_and(|b| b.retry_at == Some(at) && !b.state.is_settled()) {
+        if branch.is_some_and(|b| b.retry_at == Some(at) && !b.state.is_settled())
+            && !cfg!(unanimity_bug = "retry-forgotten")
+        {
             self.deliver(key);
         }
     }
@@ -148,6 +150,9 @@ impl Engine {
             Completion::Aborted => {
                 let message = "rolled back, although it was prepared and the decision is commit";
                 self.settle_against(key, BranchState::HeuristicAborted, message);
+            }
+            Completion::Lost(_) if cfg!(unanimity_bug = "unknown-is-done") => {
+                self.settle(key, BranchState::Committed);
             }
             Completion::Lost(message) => self.settle_against(key, BranchState::Lost, &message),
             Completion::Retry(message) => return self.not_yet(key, message),

@@ -1,15 +1,17 @@
 //! Everything that the engine asks of its driver. By the time an effect is handed out, every record it depends on is durable.
 
+use std::hash::{Hash, Hasher};
+
 use crate::{
     id::{BranchKey, LockKey, ParticipantName, Seq, SessionId, Ticket, TransactionId},
-    input::{Incarnation, Payload},
+    input::{Incarnation, LogPosition, Payload},
     outcome::{AbortReason, BranchState, TransactionState},
     record::Record,
     saga::{Place, SagaView},
 };
 
 /// One thing to do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Effect {
     /// Append to the log. Records come in order, without gaps.
     Append {
@@ -43,12 +45,22 @@ pub enum Effect {
     },
     /// Records below this one are no longer needed.
     Trim(Seq),
+    /// Stop at once, and do and tell nothing more: a participant has seen records of this log that are not in it, so it is an old copy, and
+    /// what the missing ones decided is not known.
+    Halt {
+        /// Who.
+        participant: ParticipantName,
+        /// What it has seen.
+        seen: LogPosition,
+        /// The last record that was there at the start.
+        found: Seq,
+    },
     /// For logs, metrics and watchers.
     Report(Event),
 }
 
 /// What a participant is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Downward {
     /// It is taken on.
     Welcome(Incarnation),
@@ -151,7 +163,7 @@ pub enum Downward {
 }
 
 /// What a compensation undoes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Compensates {
     /// The action's branch number.
     pub branch: u32,
@@ -162,7 +174,7 @@ pub struct Compensates {
 }
 
 /// A value in the place of a reference.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Bound {
     /// Where it goes.
     pub place: Place,
@@ -185,8 +197,21 @@ pub enum Scalar {
     Text(String),
 }
 
+/// A float by its bits, where adding zero makes -0.0 the 0.0 that it equals; JSON knows no NaN.
+impl Hash for Scalar {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Scalar::Null => 0_u8.hash(state),
+            Scalar::Boolean(value) => (1_u8, value).hash(state),
+            Scalar::Integer(value) => (2_u8, value).hash(state),
+            Scalar::Float(value) => (3_u8, (value + 0.0).to_bits()).hash(state),
+            Scalar::Text(value) => (4_u8, value).hash(state),
+        }
+    }
+}
+
 /// An answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Answer {
     /// A transaction as it stands.
     Transaction(TransactionView),
@@ -195,7 +220,7 @@ pub enum Answer {
 }
 
 /// Why a call was not taken: whose fault, and what may be done now. One table in the coordinator maps these to codes.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     /// No participant of this name has ever registered.
     #[error(
@@ -309,7 +334,7 @@ pub enum Refusal {
 }
 
 /// A transaction as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TransactionView {
     /// Which.
     pub id: TransactionId,
@@ -326,7 +351,7 @@ pub struct TransactionView {
 }
 
 /// A branch as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BranchView {
     /// From 1.
     pub number: u32,
@@ -343,7 +368,7 @@ pub struct BranchView {
 }
 
 /// For logs, metrics and watchers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Event {
     /// A transaction changed its state; `Engine::transaction` shows it.
     Changed(TransactionId, TransactionState),

@@ -1,7 +1,7 @@
 //! The door and the queue. What an input does stands in the file named after it.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Bounds and times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// Transactions that have not ended.
     pub max_in_flight: usize,
@@ -63,7 +63,7 @@ impl Default for Settings {
 }
 
 /// What waits for a record.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) enum Pending {
     /// This incarnation's epoch.
     Epoch,
@@ -95,7 +95,7 @@ pub(crate) enum Pending {
 }
 
 /// The protocol's state: see the crate's documentation for how it is driven.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Engine {
     pub(crate) settings: Settings,
     pub(crate) log: LogId,
@@ -104,7 +104,7 @@ pub struct Engine {
     pub(crate) draining: bool,
     pub(crate) table: Table,
     pub(crate) participants: BTreeMap<ParticipantName, Participant>,
-    pub(crate) sessions: HashMap<SessionId, Session>,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) queue: Queue,
     pub(crate) timers: Timers,
     pub(crate) untouchable: BTreeMap<(ParticipantName, String), Kind>,
@@ -119,6 +119,8 @@ pub struct Engine {
     drawn: u64,
     next_seq: Seq,
     durable: Seq,
+    /// The last record that was in the log at the start.
+    pub(crate) found: Seq,
     pending: VecDeque<(Seq, Pending)>,
     effects: VecDeque<Effect>,
 }
@@ -139,7 +141,7 @@ impl Engine {
             draining: false,
             table: Table::default(),
             participants: BTreeMap::new(),
-            sessions: HashMap::new(),
+            sessions: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
             untouchable: BTreeMap::new(),
@@ -152,6 +154,7 @@ impl Engine {
             drawn: 0,
             next_seq,
             durable: Seq(next_seq.0 - 1),
+            found: Seq(next_seq.0 - 1),
             pending: VecDeque::new(),
             effects: VecDeque::new(),
         }
@@ -240,6 +243,7 @@ impl Engine {
         Incarnation {
             log: self.log,
             epoch: self.epoch,
+            instance: self.bits(0, 0),
         }
     }
 
@@ -293,15 +297,18 @@ impl Engine {
     /// A fresh UUID v7: the time, then bits that nobody can guess who does not know the seed.
     pub(crate) fn fresh_unique(&mut self) -> u128 {
         self.drawn += 1;
-        let hash = |salt: u64| {
-            let mut hasher = DefaultHasher::new();
-            (self.seed, self.log, self.epoch, self.drawn, salt).hash(&mut hasher);
-            u128::from(hasher.finish())
-        };
+        let hash = |salt| u128::from(self.bits(self.drawn, salt));
         let random = (hash(1) << 64) | hash(2);
         let (version, variant) = (0x7 << 76, 0x2 << 62);
         let free = ((1 << 80) - 1) & !(0xf << 76) & !(0x3 << 62);
         (u128::from(self.unix_ms() & 0xffff_ffff_ffff) << 80) | version | variant | (random & free)
+    }
+
+    /// Tells nothing of the seed.
+    fn bits(&self, drawn: u64, salt: u64) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, self.log, self.epoch, drawn, salt).hash(&mut hasher);
+        hasher.finish()
     }
 
     fn message(&mut self, session: SessionId, message: Upward) {

@@ -13,6 +13,17 @@ impl fmt::Display for LogId {
     }
 }
 
+impl FromStr for LogId {
+    type Err = MalformedId;
+
+    fn from_str(text: &str) -> Result<Self, MalformedId> {
+        match text.len() {
+            8 => Ok(LogId(hex(text)? as u32)),
+            _ => Err(MalformedId),
+        }
+    }
+}
+
 /// The coordinator's incarnation: durable, raised at every start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
@@ -85,15 +96,11 @@ impl FromStr for TransactionId {
         ) else {
             return Err(MalformedId);
         };
-        if log.len() != 8
-            || epoch.is_empty()
-            || unique.len() != 32
-            || epoch.starts_with('0') && epoch != "0"
-        {
+        if epoch.is_empty() || unique.len() != 32 || epoch.starts_with('0') && epoch != "0" {
             return Err(MalformedId);
         }
         Ok(TransactionId {
-            log: LogId(hex(log)? as u32),
+            log: log.parse()?,
             epoch: Epoch(u64::try_from(hex(epoch)?).map_err(|_| MalformedId)?),
             unique: hex(unique)?,
         })

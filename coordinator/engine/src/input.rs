@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     id::{
-        BranchKey, Epoch, LockKey, ParticipantName, RequestId, Seq, SessionId, Ticket,
+        BranchKey, Epoch, LockKey, LogId, ParticipantName, RequestId, Seq, SessionId, Ticket,
         TransactionId,
     },
     outcome::{AbortReason, Resolution},
@@ -15,7 +15,7 @@ use crate::{
 pub type Payload = Arc<[u8]>;
 
 /// One thing that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Input {
     /// A client gives a whole transaction.
     Submit(Submit),
@@ -110,7 +110,7 @@ pub enum Input {
 }
 
 /// A whole transaction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Submit {
     /// Who waits.
     pub ticket: Ticket,
@@ -133,7 +133,7 @@ pub struct Submit {
 }
 
 /// A saga.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct SubmitSaga {
     /// Who waits.
     pub ticket: Ticket,
@@ -160,7 +160,7 @@ pub struct SubmitSaga {
 }
 
 /// An interactive transaction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Begin {
     /// Who waits.
     pub ticket: Ticket,
@@ -179,7 +179,7 @@ pub struct Begin {
 }
 
 /// A session's hello.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Opened {
     /// The new session.
     pub session: SessionId,
@@ -195,12 +195,27 @@ pub struct Opened {
     pub one_phase: bool,
     /// It can tell whether a saga's step took effect.
     pub settles_steps: bool,
+    /// How far it has seen this log, or others, go.
+    pub seen: Vec<LogPosition>,
     /// Prepared branches in the database.
     pub in_doubt: Vec<Found>,
 }
 
+/// A record that was on disk, as somebody was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LogPosition {
+    /// Of which log.
+    pub log: LogId,
+    /// Who told it.
+    pub epoch: Epoch,
+    /// Its number.
+    pub seq: Seq,
+    /// From the welcome.
+    pub instance: u64,
+}
+
 /// A prepared branch that a participant found in its database.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Found {
     /// As the database shows it.
     pub identifier: String,
@@ -209,7 +224,7 @@ pub struct Found {
 }
 
 /// What a participant says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Upward {
     /// Answer to a prepare.
     Vote {
@@ -262,7 +277,7 @@ pub enum Upward {
 }
 
 /// A vote.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Vote {
     /// Prepared.
     Yes {
@@ -280,7 +295,7 @@ pub enum Vote {
 }
 
 /// What became of a saga's step, or of a compensation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StepOutcome {
     /// It took effect, now or before; with its result as JSON, which may be empty.
     Done(Payload),
@@ -297,7 +312,7 @@ pub enum StepOutcome {
 }
 
 /// What became of a branch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Completion {
     /// Committed, by proof.
     Committed,
@@ -310,10 +325,12 @@ pub enum Completion {
 }
 
 /// Incarnation and log of this coordinator, for [`crate::effect::Downward::Welcome`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Incarnation {
     /// The log.
-    pub log: crate::id::LogId,
+    pub log: LogId,
     /// The epoch.
     pub epoch: Epoch,
+    /// A random number: two that run on copies of one log may come to the same epoch.
+    pub instance: u64,
 }

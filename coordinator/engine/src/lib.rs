@@ -21,7 +21,13 @@
 //!                        └──a no, a timeout, a lost session, a client──▶ Aborting ────────────▶│
 //! ```
 //!
+//! All of it is plain data: it can be cloned, compared and hashed, and nothing in it has an order of its own making. So the same inputs give the
+//! same bytes, and a model checker can try every order of events on the engine itself (`tests/model`).
+//!
 //! Every (state, input) pair is accepted, absorbed (stale or duplicate: nothing happens), or refused (the peer is wrong).
+
+#[cfg(all(unanimity_bug, not(debug_assertions)))]
+compile_error!("a seeded bug would get into a release build: unset UNANIMITY_BUG");
 
 mod admission;
 mod checkpoint;
@@ -57,8 +63,8 @@ pub use id::{
 };
 pub use in_doubt::{InDoubtView, Kind as InDoubtKind};
 pub use input::{
-    Begin, Completion, Found, Incarnation, Input, Opened, Payload, StepOutcome, Submit, SubmitSaga,
-    Upward, Vote,
+    Begin, Completion, Found, Incarnation, Input, LogPosition, Opened, Payload, StepOutcome,
+    Submit, SubmitSaga, Upward, Vote,
 };
 pub use outcome::{AbortCode, AbortReason, BranchState, Resolution, TransactionState};
 pub use record::{DecidedBranch, Decision, DecodeError, Heuristic, HeuristicKind, Record};

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A question that is on its way to the participants.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) struct Inquiry {
     waiters: Vec<Ticket>,
     /// When whoever asked is told to ask again.
@@ -43,7 +43,7 @@ impl Engine {
         {
             return self.refuse(ticket, Refusal::TransactionForgotten(id));
         }
-        if id.epoch == self.epoch {
+        if id.epoch == self.epoch || cfg!(unanimity_bug = "one-phase-not-asked") {
             // This incarnation remembers what it committed, and this it does not: it was never decided to commit, and never will be.
             return self.answer(ticket, Ok(Answer::Transaction(presumed_aborted(id))));
         }

@@ -1,7 +1,7 @@
 //! What can become of a transaction and of a branch.
 
 /// Why a transaction was aborted, or a participant said no.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AbortReason {
     /// The kind.
     pub code: AbortCode,
@@ -23,7 +23,7 @@ impl AbortReason {
 }
 
 /// The kind of reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AbortCode {
     /// The participant's own no.
     Refused,
@@ -73,7 +73,7 @@ pub enum TransactionState {
 }
 
 /// Where a branch stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BranchState {
     /// Not started.
     Waiting,
@@ -119,7 +119,7 @@ impl BranchState {
 }
 
 /// What an operator made of a branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resolution {
     /// Committed.
     Committed,

@@ -130,6 +130,12 @@ impl Engine {
             return; // Stale or a duplicate: from a session or a phase that is over.
         }
         match &transaction.phase {
+            Phase::Aborting(_) if cfg!(unanimity_bug = "vote-after-decision") => {
+                if let Some(transaction) = self.table.find_mut(&key.transaction) {
+                    transaction.phase = Phase::Preparing;
+                }
+                self.vote_in_two_phases(session, key, vote);
+            }
             Phase::Preparing => self.vote_in_two_phases(session, key, vote),
             Phase::Delegated { .. } => self.vote_in_one_phase(session, key, vote),
             Phase::Aborting(_) => self.vote_after_abort(key, vote),

@@ -18,7 +18,7 @@ use crate::{
 const VERSION: u8 = 1;
 
 /// One record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Record {
     /// A new incarnation starts. Forced before anything else happens.
     Epoch(Epoch),
@@ -70,7 +70,7 @@ pub enum Record {
 }
 
 /// A decision to commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// Which.
     pub transaction: TransactionId,
@@ -87,7 +87,7 @@ pub struct Decision {
 }
 
 /// A branch that must commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DecidedBranch {
     /// Its number.
     pub number: u32,
@@ -98,7 +98,7 @@ pub struct DecidedBranch {
 }
 
 /// How a branch ended otherwise than decided, or by whose hand.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Heuristic {
     /// The branch's number.
     pub branch: u32,
@@ -109,7 +109,7 @@ pub struct Heuristic {
 }
 
 /// How.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HeuristicKind {
     /// Rolled back against the commit.
     Aborted,

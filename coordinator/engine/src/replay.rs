@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::{
     client::NEVER,
     engine::{Engine, Pending, Settings},
-    id::{Epoch, LogId, Moment, ParticipantName, Seq, TransactionId},
+    id::{Epoch, LogId, Moment, ParticipantName, RequestId, Seq, TransactionId},
     outcome::{BranchState, Resolution},
     record::{Decision, Heuristic, HeuristicKind, Record},
     resolve::resolved_state,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Whether a whole checkpoint has been read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Checkpointed {
     No,
     Begun,
@@ -24,7 +24,7 @@ enum Checkpointed {
 }
 
 /// The log so far, folded.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Replay {
     epoch: Epoch,
     forgotten: Option<TransactionId>,
@@ -34,7 +34,7 @@ pub struct Replay {
 }
 
 /// What a new incarnation starts from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Hash)]
 pub struct Start {
     /// The number that the log gives to the next record.
     pub next_seq: Seq,
@@ -129,11 +129,19 @@ impl Replay {
         first.0 <= 1 || self.checkpoint == Checkpointed::Whole
     }
 
+    /// A seeded bug, and nothing else.
+    fn forget_a_commit(&mut self) {
+        if cfg!(unanimity_bug = "commit-forgotten") {
+            self.transactions.pop_last();
+        }
+    }
+
     fn commit(&mut self, decision: Decision) {
         let id = decision.transaction;
+        let remembered = |_: &RequestId| !cfg!(unanimity_bug = "request-id-forgotten");
         self.transactions.entry(id).or_insert_with(|| Transaction {
             id,
-            request_id: decision.request_id,
+            request_id: decision.request_id.filter(remembered),
             fingerprint: decision.fingerprint,
             traceparent: decision.traceparent,
             deadline: NEVER,
@@ -209,7 +217,8 @@ impl Replay {
 
     /// The log is read to its end, and synced: a new incarnation begins. Its first effect appends its epoch; nothing may be asked of it before
     /// that is durable.
-    pub fn start(self, log: LogId, settings: Settings, start: Start) -> Engine {
+    pub fn start(mut self, log: LogId, settings: Settings, start: Start) -> Engine {
+        self.forget_a_commit();
         let (epoch, now) = (Epoch(self.epoch.0 + 1), start.now);
         let mut engine = Engine::new(settings, log, epoch, start);
         engine.append_then(Record::Epoch(epoch), Pending::Epoch);

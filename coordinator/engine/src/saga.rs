@@ -46,7 +46,7 @@ pub(crate) use record::WireSaga;
 pub const RESULT_BYTES: usize = 64 << 10;
 
 /// What a saga has beside what every transaction has.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) struct Saga {
     pub(crate) steps: Vec<Step>,
     pub(crate) locks: Vec<LockKey>,
@@ -74,7 +74,7 @@ pub(crate) struct Saga {
 }
 
 /// Where it is. The diagram stands above.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum SagaPhase {
     /// Waits for its locks; nothing is in the log.
     Locking,
@@ -91,7 +91,7 @@ pub(crate) enum SagaPhase {
 }
 
 /// A step as it stands.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) struct Step {
     pub(crate) definition: StepDefinition,
     /// Positions of those in `after`.
@@ -121,7 +121,7 @@ pub(crate) struct Step {
 }
 
 /// What became of an action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fate {
     Open,
     Done,
@@ -130,7 +130,7 @@ pub(crate) enum Fate {
 }
 
 /// What is being done about a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Activity {
     Idle,
     /// Waits for a slot under this place.
@@ -144,7 +144,7 @@ pub(crate) enum Activity {
 }
 
 /// What for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Task {
     /// Do it.
     Act,
@@ -155,7 +155,7 @@ pub(crate) enum Task {
 }
 
 /// The step of which a transaction is the atomic group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Parent {
     /// The saga.
     pub saga: TransactionId,

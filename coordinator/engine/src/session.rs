@@ -1,20 +1,20 @@
 //! Sessions: a participant's process is here, or it is gone.
 
-use std::collections::BTreeSet;
+use std::{cmp::Ordering, collections::BTreeSet};
 
 use crate::{
     admission::Claim,
     effect::{Downward, Effect, Refusal},
     engine::{Engine, Pending},
-    id::{BranchKey, ParticipantName, SessionId},
-    input::{Found, Opened},
+    id::{BranchKey, ParticipantName, Seq, SessionId},
+    input::{Found, LogPosition, Opened},
     outcome::{AbortCode, AbortReason, BranchState},
     record::Record,
     transaction::Phase,
 };
 
 /// One participant process.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) struct Session {
     pub(crate) participant: ParticipantName,
     pub(crate) agent: String,
@@ -29,7 +29,7 @@ pub(crate) struct Session {
 }
 
 /// A participant as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ParticipantView {
     /// Its name.
     pub name: ParticipantName,
@@ -40,7 +40,7 @@ pub struct ParticipantView {
 }
 
 /// A session as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SessionView {
     /// The process, for people.
     pub agent: String,
@@ -54,6 +54,13 @@ pub struct SessionView {
 
 impl Engine {
     pub(crate) fn session_opened(&mut self, opened: Opened) {
+        if let Some(seen) = opened.seen.iter().find(|seen| self.lacks(seen)) {
+            return self.push(Effect::Halt {
+                participant: opened.participant,
+                seen: *seen,
+                found: self.found,
+            });
+        }
         let participant = self
             .participants
             .entry(opened.participant.clone())
@@ -102,6 +109,17 @@ impl Engine {
             one_phase,
         };
         self.append_then(record, Pending::Welcome(opened.session));
+    }
+
+    /// Whether somebody was told that a record is on disk which this log does not have. A record is told of only once it is durable, and then every
+    /// later incarnation finds it.
+    fn lacks(&self, seen: &LogPosition) -> bool {
+        let had = match seen.epoch.cmp(&self.epoch) {
+            Ordering::Less => self.found,
+            Ordering::Equal if seen.instance == self.incarnation().instance => self.durable(),
+            Ordering::Equal | Ordering::Greater => Seq(0),
+        };
+        seen.log == self.log && seen.seq > had
     }
 
     /// It is in the log. From here on work may go to it.
@@ -171,7 +189,16 @@ impl Engine {
                     },
                 );
             }
+            Phase::Delegated { .. } if cfg!(unanimity_bug = "one-phase-presumed-aborted") => {
+                let message = "its session was lost";
+                let reason = AbortReason::own(AbortCode::ParticipantUnavailable, message);
+                self.begin_abort(key.transaction, reason);
+            }
             Phase::Delegated { .. } => self.ask_for_proof(key.transaction),
+            Phase::Committing if cfg!(unanimity_bug = "lost-session-aborts") => {
+                self.settle(key, BranchState::Aborted);
+                self.end_if_settled(key.transaction);
+            }
             Phase::Committing => self.deliver(key),
             // It voted yes, so it waits in its database: that it ended as decided is for it to tell, even if somebody ends it by hand.
             Phase::Aborting(_) if state == BranchState::Prepared => self.deliver(key),

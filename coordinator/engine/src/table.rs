@@ -4,7 +4,7 @@
 //! request can't come again, or may run again. The watermark [`Table::forgotten`] says up to which id that has happened to a *committed*
 //! one, so that a look-up never takes a forgotten commit for an abort; another one tells the same of request ids.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     id::{LogId, Moment, RequestId, TransactionId},
@@ -15,10 +15,10 @@ use crate::{
 /// How many transactions with a lost branch are kept.
 const LOST_MAX: usize = 10_000;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub(crate) struct Table {
     transactions: BTreeMap<TransactionId, Transaction>,
-    requests: HashMap<RequestId, TransactionId>,
+    requests: BTreeMap<RequestId, TransactionId>,
     /// Ended: committed under a request id, so that it must not run again.
     keyed: VecDeque<(Moment, TransactionId)>,
     /// Ended: the others.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::id::{BranchKey, Moment, TransactionId};
 
 /// What is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// An undecided transaction's time is up.
     Deadline(TransactionId),
@@ -19,7 +19,7 @@ pub(crate) enum Timer {
     Scan,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub(crate) struct Timers(BTreeSet<(Moment, Timer)>);
 
 impl Timers {

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A transaction that the engine remembers.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) struct Transaction {
     pub(crate) id: TransactionId,
     pub(crate) request_id: Option<RequestId>,
@@ -30,7 +30,7 @@ pub(crate) struct Transaction {
 }
 
 /// Where it is. The diagram stands in the crate's documentation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
     /// In the queue for slots, under this number; holds nothing.
     Waiting { place: u64 },
@@ -53,7 +53,7 @@ pub(crate) enum Phase {
 }
 
 /// What became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Outcome {
     Committed,
     Aborted(AbortReason),
@@ -64,7 +64,7 @@ pub(crate) enum Outcome {
 }
 
 /// One participant's part.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) struct Branch {
     pub(crate) number: u32,
     pub(crate) participant: ParticipantName,

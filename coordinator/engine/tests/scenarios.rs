@@ -7,8 +7,9 @@ mod bench;
 use bench::*;
 use unanimity_engine::{
     AbortCode, Answer, Begin, BranchKey, BranchState, Completion, Downward, Epoch, Found,
-    InDoubtKind, Input, LogId, Moment, Record, Refusal, Replay, RequestId, Resolution, Seq,
-    SessionId, Settings, Ticket, TransactionId, TransactionState, Upward, Vote,
+    InDoubtKind, Incarnation, Input, LogId, LogPosition, Moment, Record, Refusal, Replay,
+    RequestId, Resolution, Seq, SessionId, Settings, Ticket, TransactionId, TransactionState,
+    Upward, Vote,
 };
 
 #[test]
@@ -219,6 +220,52 @@ fn abort_is_presumed_only_for_what_is_ours() {
             .count(),
         1
     );
+}
+
+#[test]
+fn an_old_copy_of_the_log_stops_before_it_presumes_anything() {
+    let check = |change: fn(&mut LogPosition), halts: bool| {
+        let mut bench = two().restart();
+        let Incarnation {
+            log,
+            epoch,
+            instance,
+        } = bench.engine.incarnation();
+        let mut seen = LogPosition {
+            log,
+            epoch,
+            seq: bench.engine.durable(),
+            instance,
+        };
+        change(&mut seen);
+        let transaction = TransactionId {
+            log,
+            epoch: Epoch(1),
+            unique: 5,
+        };
+        let key = BranchKey {
+            transaction,
+            branch: 1,
+        };
+        let mut hello = opened(3, "a", 8, false);
+        hello.seen = vec![seen];
+        hello.in_doubt = vec![Found {
+            identifier: key.to_string(),
+            key: Some(key),
+        }];
+        bench.give(Input::SessionOpened(hello));
+        bench.sync();
+        assert_eq!(bench.halted, halts, "{seen:?}");
+        assert_eq!(bench.sent_to(3).is_empty(), halts, "{seen:?}");
+    };
+    // The log has four records: two epochs, and two participants in the first of them.
+    check(|_| {}, false);
+    check(|seen| seen.seq.0 += 1, true);
+    check(|seen| seen.epoch.0 += 1, true);
+    check(|seen| seen.instance ^= 1, true);
+    check(|seen| (seen.epoch, seen.seq) = (Epoch(1), Seq(3)), false);
+    check(|seen| (seen.epoch, seen.seq) = (Epoch(1), Seq(4)), true);
+    check(|seen| (seen.log.0, seen.seq) = (9, Seq(90)), false);
 }
 
 #[test]

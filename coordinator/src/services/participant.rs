@@ -62,7 +62,9 @@ impl ParticipantService for Participants {
             {
                 catalog.learn(participant, signatures);
             }
-            batch.iter().for_each(|batch| failpoint::sending(batch));
+            batch
+                .iter()
+                .for_each(|batch| failpoint::sending(&batch.messages));
             stream::iter(match batch {
                 Ok(batch) => wire::batches(batch).into_iter().map(Ok).collect(),
                 Err(status) => vec![Err(status)],
@@ -180,7 +182,10 @@ fn inputs(
 }
 
 /// Reads a hello, which must be alone in its batch.
-fn hello(session: SessionId, first: v1::SessionRequest) -> Result<(Opened, Signatures), Refused> {
+pub(crate) fn hello(
+    session: SessionId,
+    first: v1::SessionRequest,
+) -> Result<(Opened, Signatures), Refused> {
     let Ok(
         [
             v1::ParticipantMessage {
@@ -213,6 +218,7 @@ fn hello(session: SessionId, first: v1::SessionRequest) -> Result<(Opened, Signa
         capacity: hello.capacity,
         one_phase: hello.one_phase,
         settles_steps: hello.settles_steps,
+        seen: wire::log_positions(&hello.seen_logs)?,
         in_doubt: wire::found(hello.in_doubt),
     };
     Ok((opened, Signatures::parse(policy, hello.operations)?))

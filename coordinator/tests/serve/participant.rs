@@ -70,6 +70,7 @@ pub(crate) fn hello(name: &str) -> v1::Hello {
         }],
         in_doubt: Vec::new(),
         settles_steps: false,
+        seen_logs: Vec::new(),
     }
 }
 

@@ -108,6 +108,7 @@ impl Shop {
     pub(crate) async fn open(&self, address: SocketAddr, as_name: &str) {
         let hello = v1::Hello {
             settles_steps: true,
+            seen_logs: Vec::new(),
             ..hello(as_name)
         };
         let (up, mut down) = dial(address, vec![Up::Hello(hello)])

@@ -24,26 +24,61 @@ pub(crate) fn next_segment_path(directory: &Path) -> PathBuf {
     directory.join(NEXT_SEGMENT)
 }
 
-/// Creates the directory, for the owner alone, and makes its entry durable.
+/// Creates the directory, for the owner alone, and makes its entry durable, also where it exists: the
+/// process which made it may have been stopped, or have failed, before it was. One level after the
+/// other, so that only the innermost directory that exists may be such a one.
 pub(crate) fn create(directory: &Path) -> Result<(), WalError> {
-    let missing = directory
+    let ancestors = directory
         .ancestors()
-        .take_while(|path| !path.as_os_str().is_empty() && !path.try_exists().unwrap_or(true));
-    let missing: Vec<_> = missing.collect();
+        .filter(|path| !path.as_os_str().is_empty());
+    let (missing, existing): (Vec<_>, Vec<_>) =
+        ancestors.partition(|path| !path.try_exists().unwrap_or(true));
+    if let Some(innermost) = existing.first() {
+        sync_entry(innermost)?;
+    }
+    for path in missing.into_iter().rev() {
+        create_level(path)?;
+        sync(parent(path))?;
+    }
+    // Not needed any more, but says so where the path leads to something else.
+    create_level(directory)
+}
+
+fn create_level(path: &Path) -> Result<(), WalError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(directory)
-        .map_err(|error| WalError::io("create the log directory", directory, error))?;
-    for created in missing {
-        let parent = created.parent().filter(|path| !path.as_os_str().is_empty());
-        sync(parent.unwrap_or(Path::new(".")))?;
+        .create(path)
+        .map_err(|error| WalError::io("create the log directory", path, error))
+}
+
+/// Makes the entry of a directory durable that existed before. Where this user may not read the
+/// directory around it, the whole file system is synced.
+fn sync_entry(path: &Path) -> Result<(), WalError> {
+    match sync(parent(path)) {
+        Err(WalError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            File::open(path)
+                .and_then(|file| Ok(rustix::fs::syncfs(file)?))
+                .map_err(|error| WalError::io("sync the file system of", path, error))
+        }
+        other => other,
     }
-    Ok(())
+}
+
+/// The directory that holds the entry of `path`. The root's is in itself.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
 }
 
 /// Makes the entries of a directory durable.
 pub(crate) fn sync(directory: &Path) -> Result<(), WalError> {
+    if cfg!(unanimity_bug = "directory-not-synced") {
+        return Ok(());
+    }
     File::open(directory)
         .and_then(|file| file.sync_all())
         .map_err(|error| WalError::io("sync the directory", directory, error))

@@ -45,7 +45,8 @@ impl<'a> Frame<'a> {
         let payload_bytes = frame.payload.len();
         let trailer = &bytes[FRAME_HEADER_BYTES + payload_bytes..];
         let whole = is_trailer(&trailer[..TRAILER_BYTES], payload_bytes)
-            && crc(salt, &bytes[..CRC_OFFSET], frame.payload) == frame.crc
+            && (crc(salt, &bytes[..CRC_OFFSET], frame.payload) == frame.crc
+                || cfg!(unanimity_bug = "checksum-ignored"))
             && frame.is_well_formed();
         whole.then_some(frame)
     }

@@ -21,6 +21,9 @@
 //!
 //! The API is synchronous and meant to live on its own thread.
 
+#[cfg(all(unanimity_bug, not(debug_assertions)))]
+compile_error!("a seeded bug would get into a release build: unset UNANIMITY_BUG");
+
 mod cut;
 mod directory;
 mod error;

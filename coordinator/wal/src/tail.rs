@@ -72,6 +72,9 @@ pub(crate) fn judge(segment: &[u8], start: usize, expected: Expected) -> Tail {
             reason: misplaced(&frame, expected),
         };
     }
+    if cfg!(unanimity_bug = "cut-past-valid") {
+        return Tail::Torn { end };
+    }
     if let Some((offset, lsn)) = later_frame(segment, start, end, expected.salt) {
         let reason = format!(
             "the batch cannot be read, but a sound batch with LSN {lsn} follows at byte {offset}, so \

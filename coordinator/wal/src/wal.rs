@@ -72,7 +72,11 @@ impl Wal {
         let written = self.file.write_all_at(frame, self.last.end as u64);
         let end = self.last.end + frame.len();
         self.poison_on_error(written.map_err(|error| ("append to", error)))?;
-        let synced = self.file.sync_data();
+        let synced = if cfg!(unanimity_bug = "append-not-synced") {
+            Ok(())
+        } else {
+            self.file.sync_data()
+        };
         self.poison_on_error(synced.map_err(|error| ("sync", error)))?;
         self.last.end = end;
         self.last.last_crc = crc;
@@ -108,7 +112,7 @@ impl Wal {
     pub fn trim(&mut self, keep_from: Lsn) -> Result<(), WalError> {
         self.check_poison()?;
         while let [Some(&first), Some(&second)] = [self.segments.front(), self.segments.get(1)]
-            && second <= keep_from
+            && (second <= keep_from || cfg!(unanimity_bug = "trim-too-far"))
         {
             let path = directory::segment_path(&self.directory, first);
             directory::remove(&path).map_err(|error| WalError::io("delete", &path, error))?;
@@ -217,7 +221,7 @@ impl Wal {
         operation: impl FnOnce(&Self) -> Result<(), WalError>,
     ) -> Result<(), WalError> {
         let result = operation(self);
-        self.poisoned |= result.is_err();
+        self.poisoned |= result.is_err() && !cfg!(unanimity_bug = "goes-on-after-failure");
         result
     }
 }

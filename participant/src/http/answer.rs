@@ -19,7 +19,7 @@ const TEXT_CHARACTERS: usize = 200;
 
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// It is done, now or before, with this JSON; empty for none.
     Done(String),
     /// The service's own no, for good: nothing is done under this key.
@@ -35,7 +35,7 @@ pub(super) enum Answer {
 }
 
 /// What was read of an answer's body.
-pub(super) enum Body {
+pub(crate) enum Body {
     Whole(Vec<u8>),
     /// More than [`STEP_RESULT_BYTES`].
     TooLarge,
@@ -44,7 +44,7 @@ pub(super) enum Body {
 }
 
 /// Reads an answer's meaning. `endpoint` is for texts.
-pub(super) fn meaning(
+pub(crate) fn meaning(
     endpoint: &str,
     status: StatusCode,
     headers: &HeaderMap,

@@ -27,7 +27,7 @@ use std::{
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Row, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 use tokio::sync::Mutex;
 
@@ -51,7 +51,7 @@ const PURGE_BATCH: u64 = 500;
 
 /// Where a branch, or a step, stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// The service may hold it. Its vote may have been yes.
     Open,
     /// It voted no, and the service may hold a part of it still.
@@ -93,20 +93,20 @@ impl State {
 
 /// What is known of a branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) state: State,
+pub(crate) struct Record {
+    pub(crate) state: State,
     /// Names, in the order in which they are sent.
-    pub(super) operations: Vec<String>,
+    pub(crate) operations: Vec<String>,
 }
 
 /// The journal can't tell, or keep, what it should.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the journal: {0}")]
-pub(super) struct JournalError(String);
+pub(crate) struct JournalError(String);
 
 /// The file.
-pub(super) struct Journal {
-    connection: Mutex<SqliteConnection>,
+pub(crate) struct Journal {
+    pub(crate) connection: Mutex<SqliteConnection>,
     path: PathBuf,
     identity: String,
     retention: Duration,
@@ -119,7 +119,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens the file, or makes it.
-    pub(super) async fn open(path: &Path, retention: Duration) -> Result<Self, AgentError> {
+    pub(crate) async fn open(path: &Path, retention: Duration) -> Result<Self, AgentError> {
         let lock = lock(path)?;
         let refused = |error: sqlx::Error| refused(path, &error.to_string());
         let mut connection = SqliteConnectOptions::new()
@@ -132,6 +132,7 @@ impl Journal {
             .await
             .map_err(refused)?;
         let identity = prepare(&mut connection, path).await?;
+        check(&mut connection, path).await?;
         let purged_before = sqlx::query_scalar("SELECT coalesce(max(before), 0) FROM purged")
             .fetch_one(&mut connection)
             .await
@@ -149,7 +150,7 @@ impl Journal {
     }
 
     /// Minted with the file.
-    pub(super) fn identity(&self) -> &str {
+    pub(crate) fn identity(&self) -> &str {
         &self.identity
     }
 
@@ -164,7 +165,7 @@ impl Journal {
     }
 
     /// The branch's record.
-    pub(super) async fn record(&self, branch: &BranchId) -> Result<Option<Record>, JournalError> {
+    pub(crate) async fn record(&self, branch: &BranchId) -> Result<Option<Record>, JournalError> {
         let found = sqlx::query(
             "SELECT state, operations FROM branch WHERE transaction_id = ? AND number = ?",
         )
@@ -175,17 +176,13 @@ impl Journal {
         let Some(row) = self.checked(found)? else {
             return Ok(None);
         };
-        let (state, operations): (i64, String) = (row.get(0), row.get(1));
-        let record = State::from_number(state)
-            .zip(serde_json::from_str(&operations).ok())
-            .map(|(state, operations)| Record { state, operations });
-        record
+        record_of(&row)
             .map(Some)
             .ok_or_else(|| JournalError(format!("the record of branch {branch} can't be read")))
     }
 
     /// Writes a record, over the last one if there is one.
-    pub(super) async fn write(
+    pub(crate) async fn write(
         &self,
         branch: &BranchId,
         state: State,
@@ -214,21 +211,16 @@ impl Journal {
     }
 
     /// Every branch that is open or doomed.
-    pub(super) async fn unsettled(&self) -> Result<Vec<BranchId>, JournalError> {
+    pub(crate) async fn unsettled(&self) -> Result<Vec<BranchId>, JournalError> {
         let found = sqlx::query("SELECT transaction_id, number FROM branch WHERE state IN (?, ?)")
             .bind(State::Open.number())
             .bind(State::Doomed.number())
             .fetch_all(&mut *self.usable().await?)
             .await;
         let rows = self.checked(found)?;
-        let branch = |row: &sqlx::sqlite::SqliteRow| {
-            let number: i64 = row.get(1);
-            Some(BranchId {
-                transaction: row.get(0),
-                number: number.try_into().ok()?,
-            })
-        };
-        Ok(rows.iter().filter_map(branch).collect())
+        // One that can't be read is in doubt as much as the others, and would be left out of all answers.
+        let branches: Option<_> = rows.iter().map(branch_of).collect();
+        branches.ok_or_else(|| JournalError("a branch in it can't be read".into()))
     }
 
     /// Deletes what has ended and is older than the retention, in small batches, and says how many.
@@ -306,6 +298,22 @@ impl Journal {
     }
 }
 
+fn record_of(row: &SqliteRow) -> Option<Record> {
+    let operations: String = row.try_get(1).ok()?;
+    Some(Record {
+        state: State::from_number(row.try_get(0).ok()?)?,
+        operations: serde_json::from_str(&operations).ok()?,
+    })
+}
+
+fn branch_of(row: &SqliteRow) -> Option<BranchId> {
+    let number: i64 = row.try_get(1).ok()?;
+    Some(BranchId {
+        transaction: row.try_get(0).ok()?,
+        number: number.try_into().ok()?,
+    })
+}
+
 /// Makes the tables where the file is new, and gives the identity.
 async fn prepare(connection: &mut SqliteConnection, path: &Path) -> Result<String, AgentError> {
     let refused = |error: sqlx::Error| refused(path, &error.to_string());
@@ -346,6 +354,19 @@ async fn prepare(connection: &mut SqliteConnection, path: &Path) -> Result<Strin
         .await
         .map_err(refused)?;
     Ok(format!("http:{identity}"))
+}
+
+/// SQLite has no checksums, and takes what a damaged page says for the truth: that a branch was never here, which is then told as proof that the
+/// service holds nothing of it. So the whole file is looked at before anything is answered from it.
+async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), AgentError> {
+    let found: Result<String, _> = sqlx::query_scalar("PRAGMA integrity_check(1)")
+        .fetch_one(connection)
+        .await;
+    match found {
+        Ok(sound) if sound == "ok" => Ok(()),
+        Ok(damage) => Err(refused(path, &format!("it is damaged: {damage}"))),
+        Err(error) => Err(refused(path, &error.to_string())),
+    }
 }
 
 fn refused(path: &Path, problem: &str) -> AgentError {
@@ -394,6 +415,8 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 mod tests {
     use std::fs;
 
+    use sqlx::Connection as _;
+
     use super::*;
 
     const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -403,6 +426,12 @@ mod tests {
             transaction: "u1.0.0.0".into(),
             number,
         }
+    }
+
+    /// All is in the one file then, and the lock is free.
+    async fn close(journal: Journal) {
+        let connection = journal.connection.into_inner();
+        connection.close().await.unwrap();
     }
 
     async fn refusal(path: &Path) -> String {
@@ -448,6 +477,37 @@ mod tests {
         assert_eq!((record.state, record.operations), (State::Fenced, vec![]));
         assert_eq!(journal.record(&branch(4)).await.unwrap(), None);
         assert_eq!(journal.unsettled().await.unwrap(), [branch(1), branch(2)]);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_journal_is_refused_rather_than_read_as_if_a_branch_had_never_been() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let journal = Journal::open(&path, WEEK).await.unwrap();
+        for number in 1..=3 {
+            journal
+                .write(&branch(number), State::Open, &[])
+                .await
+                .unwrap();
+        }
+        close(journal).await;
+        let whole = fs::read(&path).unwrap();
+        let id = branch(1).transaction;
+        let places: Vec<_> = (0..whole.len() - id.len())
+            .filter(|at| whole[*at..].starts_with(id.as_bytes()))
+            .collect();
+        assert_eq!(
+            places.len(),
+            6,
+            "each branch is in the table and in its index"
+        );
+        for place in places {
+            let mut damaged = whole.clone();
+            damaged[place] = b'v';
+            fs::write(&path, damaged).unwrap();
+            let problem = refusal(&path).await;
+            assert!(problem.contains("it is damaged"), "byte {place}: {problem}");
+        }
     }
 
     #[tokio::test]

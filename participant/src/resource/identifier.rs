@@ -38,16 +38,13 @@ pub(crate) fn parse_parts(transaction: &str, number: &str) -> Option<BranchId> {
     let [version, log, epoch, uuid] = parts[..] else {
         return None;
     };
-    let hex = |text: &str| {
-        !text.is_empty()
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
+    let hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_number = u64::from_str_radix(epoch, 16).is_ok_and(|n| format!("{n:x}") == epoch);
     if version != "u1"
         || log.len() != 8
         || uuid.len() != 32
-        || ![log, epoch, uuid].into_iter().all(hex)
+        || ![log, uuid].into_iter().all(hex)
+        || !is_number
     {
         return None;
     }
@@ -119,6 +116,9 @@ mod tests {
             format!("{}.1", ours.to_uppercase()),
             "u2.0a1b2c3d.1f.0190a1b2c3d47abc8def0123456789ab.1".into(),
             "u1.0a1b2c3d.1f.0190a1b2.1".into(),
+            format!("{}.1", ours.replace(".1f.", ".01f.")),
+            format!("{}.1", ours.replace(".1f.", ".+1f.")),
+            format!("{}.1", ours.replace(".1f.", ".10000000000000000.")),
         ];
         for gid in foreign {
             assert_eq!(parse_gid(&gid), None, "{gid}");

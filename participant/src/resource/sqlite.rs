@@ -9,7 +9,7 @@
 
 mod branch;
 mod changeset;
-mod journal;
+pub(crate) mod journal;
 mod outcome;
 mod preflight;
 mod step;

@@ -2,7 +2,7 @@
 //!
 //! Keep-alive pings are a must: without them a participant stays stuck on a stream whose other end has gone.
 
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use tonic::{
     Code, Status, Streaming,
@@ -105,9 +105,11 @@ fn remedy(status: &Status) -> &'static str {
 pub(crate) struct Connection {
     /// The way up.
     pub(crate) outbox: Outbox,
+    /// Whose log decides.
+    pub(crate) log_id: String,
     inbound: Streaming<v1::SessionResponse>,
     /// What came in one batch with the welcome.
-    arrived: Vec<v1::CoordinatorMessage>,
+    arrived: Option<v1::SessionResponse>,
 }
 
 /// Checks where to dial.
@@ -183,29 +185,31 @@ impl Connection {
         let inbound = client.session(batches).await?.into_inner();
         let mut connection = Self {
             outbox,
+            log_id: String::new(),
             inbound,
-            arrived: Vec::new(),
+            arrived: None,
         };
-        let mut batch = connection.next_batch().await?.into_iter();
-        let Some(Ok(Incoming::Welcome(welcome))) = batch.next().map(wire::parse) else {
+        let mut batch = connection.next_batch().await?;
+        let mut messages = batch.messages.into_iter();
+        let Some(Ok(Incoming::Welcome(welcome))) = messages.next().map(wire::parse) else {
             return Err(Failure::Lost(
                 "the coordinator's first message was no welcome".into(),
             ));
         };
+        connection.log_id.clone_from(&welcome.log_id);
+        batch.messages = messages.collect();
+        connection.arrived = Some(batch);
         failpoint!("participant.session.welcomed");
-        connection.arrived = batch.collect();
         Ok((connection, welcome))
     }
 
     /// The next messages; can be dropped while it waits without losing any.
-    pub(crate) async fn next_batch(&mut self) -> Result<Vec<v1::CoordinatorMessage>, Failure> {
-        if !self.arrived.is_empty() {
-            return Ok(mem::take(&mut self.arrived));
+    pub(crate) async fn next_batch(&mut self) -> Result<v1::SessionResponse, Failure> {
+        if let Some(arrived) = self.arrived.take() {
+            return Ok(arrived);
         }
         let batch = self.inbound.message().await?;
-        batch
-            .map(|batch| batch.messages)
-            .ok_or_else(|| Failure::Lost("the coordinator closed the session".into()))
+        batch.ok_or_else(|| Failure::Lost("the coordinator closed the session".into()))
     }
 
     /// Sends what is queued, says that no more comes, and waits a moment for the coordinator to close. What still arrives is not acted on: the

@@ -120,8 +120,17 @@ impl Coordinator {
 impl Session {
     pub(crate) fn send(&self, messages: impl IntoIterator<Item = CoordinatorMessage>) {
         let messages = messages.into_iter().collect();
+        self.send_at(messages, 1);
+    }
+
+    /// With so many records on disk.
+    pub(crate) fn send_at(&self, messages: Vec<CoordinatorMessage>, durable_sequence: u64) {
+        let response = SessionResponse {
+            messages,
+            durable_sequence,
+        };
         self.outbound
-            .send(Ok(SessionResponse { messages }))
+            .send(Ok(response))
             .expect("the session is open");
     }
 
@@ -172,6 +181,7 @@ pub(crate) fn welcome(log_id: &str, epoch: u64) -> CoordinatorMessage {
     message(down::Kind::Welcome(v1::Welcome {
         log_id: log_id.into(),
         epoch,
+        instance: 7,
     }))
 }
 

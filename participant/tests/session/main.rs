@@ -255,6 +255,30 @@ async fn a_coordinator_older_than_one_obeyed_is_not_obeyed() {
 }
 
 #[tokio::test]
+async fn a_hello_tells_how_far_each_log_was_seen_to_go() {
+    let mut coordinator = Coordinator::start().await;
+    run(&coordinator, &Work::new());
+    let (session, hello) = coordinator.welcomed(LOG, 5).await;
+    assert_eq!(hello.seen_logs, []);
+    session.send_at(Vec::new(), 40);
+    session.send_at(Vec::new(), 39);
+    drop(session);
+    let (session, hello) = coordinator.welcomed("another1", 1).await;
+    let seen = |log_id: &str, epoch, sequence| v1::LogPosition {
+        log_id: log_id.into(),
+        epoch,
+        sequence,
+        instance: 7,
+    };
+    assert_eq!(hello.seen_logs, [seen(LOG, 5, 40)]);
+    drop(session);
+    let (_session, hello) = coordinator.welcomed(LOG, 6).await;
+    let mut logs = hello.seen_logs;
+    logs.sort_by_key(|log| log.sequence);
+    assert_eq!(logs, [seen("another1", 1, 1), seen(LOG, 5, 40)]);
+}
+
+#[tokio::test]
 async fn work_outlives_its_session_and_what_follows_waits_for_it() {
     let mut coordinator = Coordinator::start().await;
     let (work, mut begun) = Work::gated(&["slow"]);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What may become of a step. In the order of the stages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// Can be undone.
     Compensatable,
@@ -24,7 +24,7 @@ pub enum Kind {
 }
 
 /// How often, and how fast, a step is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RetryPolicy {
     /// Attempts before a compensatable step or the pivot is given up, and before any other counts as stuck.
     pub max_attempts: u32,
@@ -37,7 +37,7 @@ pub struct RetryPolicy {
 }
 
 /// What to send, and where the results of earlier steps go in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Work {
     /// The operation, or the operations of a group's branch.
     pub payload: Payload,
@@ -46,7 +46,7 @@ pub struct Work {
 }
 
 /// Who does a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StepWork {
     /// One participant.
     Single {
@@ -62,7 +62,7 @@ pub enum StepWork {
 }
 
 /// A step as its client defined it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StepDefinition {
     /// Its name.
     pub name: StepName,

@@ -3,7 +3,7 @@
 //! All keys of a saga are granted together, and those who want the same key get it in the order in which they came. One that waits holds
 //! nothing, and nobody overtakes it on any of its keys; so there is no deadlock, and nobody starves.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::{
     engine::Engine,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A lock as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LockView {
     /// Its key.
     pub key: LockKey,
@@ -23,12 +23,12 @@ pub struct LockView {
     pub waiting: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub(crate) struct Locks {
     held: BTreeMap<LockKey, TransactionId>,
     /// By key, those who wait, in the order in which they came.
     queues: BTreeMap<LockKey, BTreeMap<u64, TransactionId>>,
-    places: HashMap<TransactionId, u64>,
+    places: BTreeMap<TransactionId, u64>,
     next_place: u64,
 }
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// One record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SagaRecord {
     /// It begins: nothing was sent yet.
     Begin(SagaBegin),
@@ -64,7 +64,7 @@ pub enum SagaRecord {
 }
 
 /// A saga's beginning: all that is needed to run it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SagaBegin {
     /// Which saga.
     pub transaction: TransactionId,
@@ -85,7 +85,7 @@ pub struct SagaBegin {
 }
 
 /// A step, or its compensation, that is done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DoneStep {
     /// The step's position, from 0.
     pub position: u32,

@@ -18,7 +18,7 @@ use crate::{
 const REFERENCE_BYTES: usize = 256;
 
 /// A value that is known only when the saga runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reference {
     /// The saga's own id.
     TransactionId,
@@ -63,7 +63,7 @@ impl fmt::Display for Reference {
 }
 
 /// Where a value goes in a step's work.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The operation's index; 0 but in a group's branch.
     pub operation: u32,
@@ -72,7 +72,7 @@ pub struct Place {
 }
 
 /// One of an operation's values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Argument {
     /// Of a named operation.
     Parameter(String),
@@ -90,7 +90,7 @@ impl fmt::Display for Place {
 }
 
 /// A reference and its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Binding {
     /// Where its value goes.
     pub place: Place,

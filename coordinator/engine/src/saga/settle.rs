@@ -73,6 +73,10 @@ impl Engine {
             reason,
             unsettled: saga.unsettled(),
         };
+        if cfg!(unanimity_bug = "turn-not-forced") {
+            self.append(Record::Saga(record));
+            return self.saga_turned(id);
+        }
         self.append_then(Record::Saga(record), Pending::SagaTurned(id));
     }
 
@@ -86,6 +90,9 @@ impl Engine {
         };
         saga.phase = SagaPhase::Back(reason);
         let cancels = std::mem::take(&mut saga.cancels);
+        if cfg!(unanimity_bug = "locks-released-early") {
+            self.unlock(id);
+        }
         self.report_changed(&id);
         for ticket in cancels {
             self.answer_view(ticket, &id);
@@ -145,7 +152,8 @@ impl Saga {
                 && found.is_idle()
                 && !found.unsettled
                 && found.kind() != Kind::Retriable;
-            open && (!found.doubt || self.before(*step).any(|s| s.fate == Fate::Never))
+            let doubt = found.doubt && !cfg!(unanimity_bug = "doubt-forgotten");
+            open && (!doubt || self.before(*step).any(|s| s.fate == Fate::Never))
         };
         let Some(step) = (0..self.steps.len()).find(never) else {
             return false;
@@ -171,10 +179,11 @@ impl Saga {
     /// Nothing is on its way, and of everything up to the pivot it is known what became of it, or that it will be compensated either way.
     fn is_settled(&self) -> bool {
         let up_to_pivot = self.steps.iter().filter(|s| s.kind() != Kind::Retriable);
-        self.steps.iter().all(|s| s.is_idle())
-            && up_to_pivot
-                .clone()
-                .all(|s| s.fate != Fate::Open || s.unsettled)
+        cfg!(unanimity_bug = "turn-before-answer")
+            || self.steps.iter().all(|s| s.is_idle())
+                && up_to_pivot
+                    .clone()
+                    .all(|s| s.fate != Fate::Open || s.unsettled)
     }
 
     pub(crate) fn unsettled(&self) -> Vec<u32> {

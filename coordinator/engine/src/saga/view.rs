@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// What a transaction has beside, where it is a saga.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SagaView {
     /// Its steps.
     pub steps: Vec<StepView>,
@@ -23,7 +23,7 @@ pub struct SagaView {
 }
 
 /// A step as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StepView {
     /// Its name.
     pub name: StepName,
@@ -56,7 +56,7 @@ pub struct StepView {
 }
 
 /// Where a step stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepState {
     /// Not started.
     Waiting,

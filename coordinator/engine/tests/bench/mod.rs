@@ -20,6 +20,7 @@ pub(crate) struct Bench {
     pub(crate) answers: Vec<(Ticket, Result<Answer, Refusal>)>,
     pub(crate) closed: Vec<Refusal>,
     pub(crate) trimmed: Option<Seq>,
+    pub(crate) halted: bool,
 }
 
 impl Bench {
@@ -43,6 +44,7 @@ impl Bench {
             answers: Vec::new(),
             closed: Vec::new(),
             trimmed: None,
+            halted: false,
         };
         bench.drain();
         bench.sync();
@@ -76,6 +78,7 @@ impl Bench {
                 Effect::Answer { ticket, answer } => self.answers.push((ticket, answer)),
                 Effect::Close { refusal, .. } => self.closed.push(refusal),
                 Effect::Trim(seq) => self.trimmed = Some(seq),
+                Effect::Halt { .. } => self.halted = true,
                 Effect::Report(_) => {}
             }
         }
@@ -212,6 +215,7 @@ pub(crate) fn opened(session: u64, participant: &str, capacity: u32, one_phase: 
         capacity,
         one_phase,
         settles_steps: true,
+        seen: Vec::new(),
         in_doubt: Vec::new(),
     }
 }

@@ -181,6 +181,9 @@ impl House {
                     assert!(self.tolerant, "{mistake}");
                     self.mistakes.push(mistake);
                 }
+                Effect::Halt { participant, .. } => {
+                    panic!("{participant} has seen a record that is not there")
+                }
                 Effect::Trim(Seq(first)) => self.trimmed = first as usize - 1,
                 Effect::Close { .. } | Effect::Report(_) => {}
             }
@@ -318,6 +321,7 @@ impl House {
             capacity: site.capacity,
             one_phase: site.settles,
             settles_steps: site.settles,
+            seen: Vec::new(),
             in_doubt: site.prepared.iter().map(found).collect(),
         };
         self.give(Input::SessionOpened(opened));

@@ -280,6 +280,9 @@ impl World {
                 Effect::Close { session, .. } => {
                     panic!("no peer is wrong here, yet {session:?} is closed")
                 }
+                Effect::Halt { participant, .. } => {
+                    panic!("{participant} has seen a record that is not there")
+                }
                 Effect::Trim(keep) => self.disk.retain(|(seq, _)| *seq >= keep),
                 Effect::Report(Event::Heuristic { .. }) => self.heuristics += 1,
                 Effect::Report(Event::PeerMistake { mistake, .. }) => {
@@ -361,6 +364,7 @@ impl World {
             capacity: 3,
             one_phase: site.one_phase,
             settles_steps: true,
+            seen: Vec::new(),
             in_doubt: site.in_doubt(),
         };
         self.handle(Input::SessionOpened(opened));

@@ -122,7 +122,8 @@ impl<D: OutcomeRules> Flow<D> {
         let statements = prepare.operations.iter().map(resolve);
         let work: Vec<Statement> = statements.collect::<Result<_, _>>().map_err(Vote::No)?;
         let branch = &prepare.branch;
-        let marker = prepare.one_phase.then_some(prepare.request_id.as_str());
+        let marked = prepare.one_phase && !cfg!(unanimity_bug = "one-phase-not-marked");
+        let marker = marked.then_some(prepare.request_id.as_str());
         match self.database.begin(branch, &work, marker, deadline).await {
             Ok(connection) => Ok(self.branches.begin(branch, connection)),
             Err(BeginError::Failed(refusal)) => Err(Vote::No(refusal)),
@@ -147,7 +148,9 @@ impl<D: OutcomeRules> Flow<D> {
         deadline: Instant,
     ) -> Vote {
         let (branch, request_id) = (&prepare.branch, prepare.request_id.as_str());
-        if let Err(failed) = self.run_all(prepare, &mut lease, deadline).await {
+        if let Err(failed) = self.run_all(prepare, &mut lease, deadline).await
+            && !cfg!(unanimity_bug = "failure-voted-yes")
+        {
             return Vote::No(self.doom(lease, failed).await);
         }
         if !prepare.one_phase {

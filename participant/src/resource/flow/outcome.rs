@@ -63,6 +63,7 @@ impl<D: OutcomeRules> Flow<D> {
             // The connection that a prepared branch is bound to must stay in the table until the branch is over.
             (Settled::Retry(_), Some(bound)) => self.branches.keep_connection(branch, bound),
             (Settled::Committed, _) => self.branches.ended(branch, late_after_commit(branch)),
+            _ if cfg!(unanimity_bug = "late-prepare-accepted") => {}
             _ => self.branches.ended(branch, late_after_abort(branch)),
         }
         settled

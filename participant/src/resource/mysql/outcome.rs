@@ -68,6 +68,9 @@ impl OutcomeRules for MysqlServer {
         match self.finish(branch, "XA COMMIT", bound).await {
             Finish::Done => Settled::Committed,
             Finish::Retry(problem) => Settled::Retry(problem),
+            Finish::Unknown if cfg!(unanimity_bug = "mariadb-unknown-is-done") => {
+                Settled::Committed
+            }
             Finish::Unknown
                 if proof == MARKER_PROOF && marker_proves_absence(branch, self.retention) =>
             {

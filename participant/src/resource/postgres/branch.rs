@@ -143,12 +143,13 @@ impl BranchRules for PostgresServer {
         opened: &mut PgBranch,
         deadline: Instant,
     ) -> Result<bool, Failure> {
-        if opened.wrote {
+        let overlooked = cfg!(unanimity_bug = "change-voted-read-only");
+        if opened.wrote && !overlooked {
             return Ok(false);
         }
         let assigned = "SELECT 1 WHERE pg_current_xact_id_if_assigned() IS NOT NULL";
         let rows = opened.script("read-only check", assigned.into(), deadline);
-        if !rows.await?.is_empty() {
+        if !rows.await?.is_empty() && !overlooked {
             return Ok(false);
         }
         let what = "end of a read-only branch";
@@ -173,6 +174,9 @@ impl BranchRules for PostgresServer {
         let refusal = match preparing.await? {
             Ok(rows) => match rows.first().map(proof) {
                 Some(Some(proof)) => return Ok(detached(proof)),
+                None if cfg!(unanimity_bug = "prepare-not-read-back") => {
+                    return Ok(detached(String::new()));
+                }
                 Some(None) => unproved("PostgreSQL showed a prepared branch without its number"),
                 None => unproved("PostgreSQL rolled back instead of preparing"),
             },

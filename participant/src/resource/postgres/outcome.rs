@@ -73,6 +73,9 @@ impl OutcomeRules for PostgresServer {
         match self.finish(branch, "COMMIT PREPARED").await {
             Finish::Done => Settled::Committed,
             Finish::Retry(problem) => Settled::Retry(problem),
+            Finish::Unknown if cfg!(unanimity_bug = "postgres-unknown-is-done") => {
+                Settled::Committed
+            }
             Finish::Unknown => match self.status(branch, proof).await {
                 Ok(Status::Committed) => Settled::Committed,
                 Ok(Status::Aborted) => Settled::Aborted,
@@ -105,7 +108,8 @@ impl OutcomeRules for PostgresServer {
     }
 
     async fn prove(&self, branch: &BranchId) -> Settled {
-        self.compete(branch, true).await
+        self.compete(branch, !cfg!(unanimity_bug = "proof-does-not-fence"))
+            .await
     }
 
     async fn marker(&self, branch: &BranchId, request_id: &str) -> Result<Option<Marker>, Refusal> {

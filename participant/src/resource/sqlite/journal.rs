@@ -36,9 +36,9 @@ const BODY_FIXED_BYTES: usize = 6;
 
 /// A prepared branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) branch: BranchId,
-    pub(super) changeset: Vec<u8>,
+pub(crate) struct Record {
+    pub(crate) branch: BranchId,
+    pub(crate) changeset: Vec<u8>,
 }
 
 /// The file.
@@ -78,7 +78,10 @@ impl Journal {
         self.file
             .write_all_at(&bytes, 0)
             .inspect(|()| failpoint!("participant.sqlite.journal.written"))
-            .and_then(|()| self.file.sync_data())
+            .and_then(|()| match cfg!(unanimity_bug = "journal-not-synced") {
+                true => Ok(()),
+                false => self.file.sync_data(),
+            })
             .inspect_err(|_| {
                 self.poisoned.store(true, Ordering::Relaxed);
             })
@@ -126,7 +129,7 @@ fn sync_directory(file: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn encode(record: &Record) -> Vec<u8> {
+pub(crate) fn encode(record: &Record) -> Vec<u8> {
     let transaction = record.branch.transaction.as_bytes();
     let body_length = BODY_FIXED_BYTES + transaction.len() + record.changeset.len();
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body_length);
@@ -144,7 +147,7 @@ fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
     let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
     let length = usize::try_from(u64::from_le_bytes(header[12..20].try_into().ok()?)).ok()?;
     let body = rest.get(..length)?;

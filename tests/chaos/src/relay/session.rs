@@ -51,6 +51,8 @@ impl ParticipantService for Sessions {
             .into_inner();
         let (down, responses) = unbounded_channel();
         let epoch = Arc::new(AtomicU64::new(0));
+        // How far the log goes is told with each message, whatever becomes of the batch that it came with.
+        let durable = Arc::new(AtomicU64::new(0));
         let upward = Way {
             shared: Arc::clone(&self.0),
             memories: |shared| &shared.up,
@@ -68,16 +70,23 @@ impl ParticipantService for Sessions {
             peer: agent,
             epoch,
             send: {
-                let down = down.clone();
+                let (down, durable) = (down.clone(), Arc::clone(&durable));
                 move |message| {
-                    let messages = vec![message];
-                    let _ = down.send(Ok(v1::SessionResponse { messages }));
+                    let _ = down.send(Ok(v1::SessionResponse {
+                        messages: vec![message],
+                        durable_sequence: durable.load(Ordering::Relaxed),
+                    }));
                 }
             },
         };
         tokio::spawn(both_ways(
             upward.carry(from_agent.map(|batch| batch.map(|batch| batch.messages))),
-            downward.carry(from_coordinator.map(|batch| batch.map(|batch| batch.messages))),
+            downward.carry(from_coordinator.map(move |batch| {
+                batch.map(|batch| {
+                    durable.fetch_max(batch.durable_sequence, Ordering::Relaxed);
+                    batch.messages
+                })
+            })),
             down,
         ));
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(

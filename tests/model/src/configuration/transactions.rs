@@ -1,0 +1,297 @@
+//! Worlds of transactions.
+
+use crate::{
+    configuration::{Ask, Configuration, Faults, Sight},
+    site::Manner::{ReadsOnly, Refuses, Well},
+};
+
+const NONE: Faults = Faults {
+    crashes: 0,
+    cuts: 0,
+    site_crashes: 0,
+    ticks: 0,
+    repeats: 0,
+    laters: 0,
+    aborts: 0,
+    losses: 0,
+    checkpoints: 0,
+};
+
+pub(super) fn all() -> Vec<Configuration> {
+    vec![
+        strangers(),
+        lost(),
+        one_phase(),
+        repeated(),
+        late(),
+        checkpoint(),
+        capacity(),
+        read_only(),
+        three(),
+        crossing(),
+        interactive(),
+        two_phase(),
+        one_phase().deep(
+            "one-phase-deep",
+            "the same with more faults",
+            Faults {
+                crashes: 2,
+                cuts: 2,
+                site_crashes: 1,
+                ticks: 2,
+                repeats: 1,
+                aborts: 1,
+                ..NONE
+            },
+        ),
+        two_phase().deep(
+            "two-phase-deep",
+            "the same with two crashes",
+            Faults {
+                crashes: 2,
+                cuts: 1,
+                ticks: 1,
+                laters: 1,
+                ..NONE
+            },
+        ),
+        crossing().deep(
+            "crossing-deep",
+            "the same with timeouts and more faults",
+            Faults {
+                crashes: 2,
+                cuts: 1,
+                ticks: 1,
+                ..NONE
+            },
+        ),
+        three().deep(
+            "three-deep",
+            "the same with timeouts and more faults",
+            Faults {
+                crashes: 2,
+                cuts: 1,
+                site_crashes: 1,
+                ticks: 1,
+                ..NONE
+            },
+        ),
+    ]
+}
+
+fn strangers() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        ticks: 2,
+        ..NONE
+    };
+    Configuration::new(
+        "strangers",
+        "prepared branches of another log and of a newer epoch",
+    )
+    .sites(1, &[Well])
+    .ask(Ask::Submit(vec![0]), 1, false)
+    .faults(faults)
+    .with_strangers()
+    .seen(&[Sight::Commit])
+}
+
+fn lost() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        losses: 1,
+        ..NONE
+    };
+    Configuration::new("lost", "a database loses a branch that was prepared")
+        .sites(2, &[Well])
+        .ask(Ask::Submit(vec![0, 1]), 1, false)
+        .faults(faults)
+        .seen(&[Sight::Commit, Sight::Heuristic])
+}
+
+fn one_phase() -> Configuration {
+    let faults = Faults {
+        crashes: 2,
+        cuts: 1,
+        ticks: 1,
+        aborts: 1,
+        ..NONE
+    };
+    Configuration::new(
+        "one-phase",
+        "a single branch, and its request sent again: markers, proof, fences",
+    )
+    .sites(1, &[Well, Refuses])
+    .ask(Ask::Submit(vec![0]), 2, false)
+    .faults(faults)
+    .network(true, true)
+    .seen(&[Sight::Commit, Sight::Abort])
+}
+
+fn repeated() -> Configuration {
+    let faults = Faults {
+        crashes: 2,
+        cuts: 1,
+        ..NONE
+    };
+    Configuration::new("repeated", "a request over two participants is sent again")
+        .sites(2, &[Well, Refuses])
+        .ask(Ask::Submit(vec![0, 1]), 2, false)
+        .faults(faults)
+        .seen(&[Sight::Commit, Sight::Abort, Sight::PreparedForgotten])
+}
+
+fn late() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        site_crashes: 1,
+        repeats: 1,
+        ..NONE
+    };
+    Configuration::new(
+        "late",
+        "messages come late and twice, a participant dies and forgets",
+    )
+    .sites(2, &[Well])
+    .ask(Ask::Submit(vec![0, 1]), 1, false)
+    .faults(faults)
+    .network(true, true)
+    .seen(&[Sight::Commit, Sight::Abort, Sight::InDoubtAfterRestart])
+}
+
+fn checkpoint() -> Configuration {
+    let faults = Faults {
+        crashes: 2,
+        checkpoints: 1,
+        ..NONE
+    };
+    Configuration::new(
+        "checkpoint",
+        "the log is checkpointed and trimmed while a decision is delivered",
+    )
+    .sites(2, &[Well])
+    .ask(Ask::Submit(vec![0, 1]), 1, true)
+    .faults(faults)
+    .seen(&[Sight::Commit, Sight::TrimmedLive])
+}
+
+fn capacity() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        ..NONE
+    };
+    Configuration::new(
+        "capacity",
+        "two transactions and a participant that can hold one branch",
+    )
+    .sites(2, &[Well])
+    .one(0, |site| site.capacity = 1)
+    .ask(Ask::Submit(vec![0, 1]), 1, false)
+    .ask(Ask::Submit(vec![0, 1]), 1, false)
+    .faults(faults)
+    .seen(&[Sight::Commit, Sight::InDoubtAfterRestart])
+}
+
+fn read_only() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        ticks: 1,
+        ..NONE
+    };
+    Configuration::new(
+        "read-only",
+        "three participants of which any may have changed nothing",
+    )
+    .sites(3, &[Well, ReadsOnly])
+    .ask(Ask::Submit(vec![0, 1, 2]), 1, true)
+    .faults(faults)
+    .seen(&[Sight::Commit, Sight::PreparedForgotten])
+}
+
+fn three() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        ..NONE
+    };
+    Configuration::new("three", "a transaction over three participants")
+        .sites(3, &[Well, Refuses])
+        .ask(Ask::Submit(vec![0, 1, 2]), 1, false)
+        .faults(faults)
+        .seen(&[
+            Sight::Commit,
+            Sight::Abort,
+            Sight::PreparedForgotten,
+            Sight::InDoubtAfterRestart,
+        ])
+}
+
+fn crossing() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        ..NONE
+    };
+    Configuration::new(
+        "crossing",
+        "two transactions over the same two participants",
+    )
+    .sites(2, &[Well, Refuses])
+    .ask(Ask::Submit(vec![0, 1]), 1, false)
+    .ask(Ask::Submit(vec![0, 1]), 1, false)
+    .faults(faults)
+    .seen(&[
+        Sight::Commit,
+        Sight::Abort,
+        Sight::PreparedForgotten,
+        Sight::InDoubtAfterRestart,
+    ])
+}
+
+fn interactive() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        ticks: 1,
+        ..NONE
+    };
+    Configuration::new(
+        "interactive",
+        "a transaction is opened, used, and committed, and begun again",
+    )
+    .sites(2, &[Well, Refuses])
+    .one(1, |site| site.manners = vec![Well])
+    .ask(Ask::Interactive(vec![0, 1], vec![0, 1]), 2, false)
+    .faults(faults)
+    .seen(&[Sight::Commit, Sight::Abort])
+}
+
+fn two_phase() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        ticks: 1,
+        laters: 1,
+        aborts: 1,
+        ..NONE
+    };
+    Configuration::new(
+        "two-phase",
+        "a transaction over two participants, and all that can go wrong",
+    )
+    .sites(2, &[Well, Refuses])
+    .ask(Ask::Submit(vec![0, 1]), 1, false)
+    .faults(faults)
+    .network(true, true)
+    .seen(&[
+        Sight::Commit,
+        Sight::Abort,
+        Sight::PreparedForgotten,
+        Sight::InDoubtAfterRestart,
+    ])
+}

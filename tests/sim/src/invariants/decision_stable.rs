@@ -1,0 +1,108 @@
+//! A decision is stable: what was told of an outcome is never told otherwise, and nothing is done against it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use unanimity_engine::{Answer, Downward, Record, Refusal, TransactionId, TransactionView};
+
+use super::{Invariant, Ledger, Verdict};
+use crate::fact::{Changed, Fact, What, told};
+
+#[derive(Default)]
+pub(crate) struct DecisionStable {
+    /// Whether it was told that it commits.
+    told: BTreeMap<TransactionId, bool>,
+    /// Transactions that changed something for good.
+    changed: BTreeSet<TransactionId>,
+}
+
+impl Invariant for DecisionStable {
+    fn name(&self) -> &'static str {
+        "decision_stable"
+    }
+
+    fn observe(&mut self, _now: u64, fact: &Fact<'_>, ledger: &Ledger) -> Verdict {
+        match fact {
+            Fact::Answered {
+                answer: Ok(Answer::Transaction(view)),
+                ..
+            } => self.told_by(view, ledger),
+            Fact::Answered {
+                answer: Err(Refusal::TransactionDecided(id)),
+                ..
+            } => self.tell(*id, true),
+            Fact::Answered {
+                answer: Err(Refusal::TransactionAborted { transaction, .. }),
+                ..
+            } => self.tell(*transaction, false),
+            Fact::Appended {
+                record: Record::Commit(decision),
+                ..
+            } if self.told.get(&decision.transaction) == Some(&false) => Err(format!(
+                "{} is decided to commit, after abort was told",
+                decision.transaction
+            )),
+            Fact::Sent {
+                message: Downward::Abort { key, .. },
+                ..
+            } => match ledger.durable.commits.get(&key.transaction) {
+                Some(named) if named.contains(&key.branch) => Err(format!(
+                    "abort of {key} was sent, which is decided to commit"
+                )),
+                _ => Ok(()),
+            },
+            Fact::Changed(changed) if !changed.by_hand => self.change(changed),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl DecisionStable {
+    fn told_by(&mut self, view: &TransactionView, ledger: &Ledger) -> Verdict {
+        let Some(commits) = told(view) else {
+            return Ok(());
+        };
+        // Of one that only read nothing is logged; after a restart it counts as aborted, which changes nothing.
+        let logged = ledger.durable.commits.contains_key(&view.id)
+            || ledger.durable.sagas.contains_key(&view.id);
+        if commits && !logged && !self.changed.contains(&view.id) {
+            return Ok(());
+        }
+        self.tell(view.id, commits)
+    }
+
+    fn tell(&mut self, id: TransactionId, commits: bool) -> Verdict {
+        let word = |commits: bool| if commits { "commit" } else { "abort" };
+        match self.told.insert(id, commits) {
+            Some(before) if before != commits => Err(format!(
+                "{id} was told to {}, and now to {}",
+                word(before),
+                word(commits)
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn change(&mut self, changed: &Changed<'_>) -> Verdict {
+        let id = changed.key.transaction;
+        let commits = match changed.what {
+            What::Committed | What::OnePhase => true,
+            What::RolledBack => false,
+            What::Done | What::Undone => {
+                self.changed.insert(id);
+                return Ok(());
+            }
+            What::Prepared => return Ok(()),
+        };
+        if commits {
+            self.changed.insert(id);
+        }
+        match self.told.get(&id) {
+            Some(before) if *before != commits => Err(format!(
+                "{} at {} against what was told",
+                if commits { "commits" } else { "is rolled back" },
+                changed.key
+            )),
+            _ => Ok(()),
+        }
+    }
+}

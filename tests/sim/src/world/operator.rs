@@ -1,0 +1,158 @@
+//! An operator: ends by hand what hangs, and tells the coordinator the truth about it.
+
+use unanimity_engine::{
+    BranchKey, InDoubtKind, Input, Resolution, StepState, StepWork, TransactionId,
+};
+
+use super::{World, client::Purpose};
+use crate::{
+    database::Step,
+    plan::{Act, Ask},
+    work::Work,
+};
+
+impl World {
+    /// Ends a branch whose decision can't be delivered, at its database, and says so.
+    pub(super) fn operator_resolves(&mut self, commit: bool) {
+        let Some(engine) = &self.engine else { return };
+        let hangs =
+            |kind: InDoubtKind| matches!(kind, InDoubtKind::Committing | InDoubtKind::Aborting);
+        let listed = engine
+            .in_doubt()
+            .into_iter()
+            .filter(|view| hangs(view.kind));
+        let found = listed.into_iter().find_map(|view| {
+            let site = self.sites.iter().position(|s| s.name == view.participant)?;
+            let prepared = self.sites[site].database.prepared();
+            let key = prepared
+                .into_iter()
+                .find(|key| key.to_string() == view.identifier)?;
+            Some((site, key))
+        });
+        let Some((site, branch)) = found else { return };
+        self.figures.landed("operator_resolves");
+        self.sites[site].database.by_hand(branch, commit);
+        self.note_changes(site);
+        let resolution = if commit {
+            Resolution::Committed
+        } else {
+            Resolution::Aborted
+        };
+        let ticket = self.ticket(Purpose::Bystander);
+        self.send_call(
+            ticket,
+            Input::Resolve {
+                ticket,
+                branch,
+                resolution,
+                reason: "ended at the console".into(),
+            },
+        );
+    }
+
+    /// Does a step that is tried in vain, or its compensation, under its own marker, and says so.
+    pub(super) fn operator_resolves_step(&mut self) {
+        let Some((transaction, position, undo)) = self.step_in_vain() else {
+            return;
+        };
+        let Some((name, participant, work, count)) = self.work_of_step(transaction, position, undo)
+        else {
+            return;
+        };
+        let Some(site) = self
+            .sites
+            .iter()
+            .position(|s| s.name.as_str() == participant)
+        else {
+            return;
+        };
+        let action = BranchKey {
+            transaction,
+            branch: position as u32 + 1,
+        };
+        let number = position as u32 + 1 + if undo { count as u32 } else { 0 };
+        let step = Step {
+            key: BranchKey {
+                transaction,
+                branch: number,
+            },
+            work,
+            locks: &[],
+            token: 0,
+            bound: false,
+        };
+        let database = &mut self.sites[site].database;
+        let done = if undo {
+            database.compensate(step, action, true)
+        } else {
+            database.execute_step(step)
+        };
+        self.note_changes(site);
+        if !matches!(done, unanimity_engine::StepOutcome::Done(_)) {
+            return;
+        }
+        self.figures.landed("operator_resolves_step");
+        let ticket = self.ticket(Purpose::Bystander);
+        self.send_call(
+            ticket,
+            Input::ResolveStep {
+                ticket,
+                transaction,
+                step: name,
+                reason: "done at the console".into(),
+            },
+        );
+    }
+
+    /// A step that is being tried: its saga, its position, and whether it is undone.
+    fn step_in_vain(&self) -> Option<(TransactionId, usize, bool)> {
+        let engine = self.engine.as_ref()?;
+        engine.transactions(None).find_map(|view| {
+            let saga = view.saga?;
+            let tried = |state: StepState| {
+                matches!(
+                    state,
+                    StepState::Running | StepState::Retrying | StepState::Compensating
+                )
+            };
+            let single = |at: &usize| saga.steps[*at].participants.len() == 1;
+            let at = (0..saga.steps.len())
+                .filter(single)
+                .find(|at| tried(saga.steps[*at].state))?;
+            Some((view.id, at, saga.steps[at].state == StepState::Compensating))
+        })
+    }
+
+    /// As its client defined it: its name, its participant, what is to be done, and how many steps its saga has.
+    fn work_of_step(
+        &self,
+        saga: TransactionId,
+        position: usize,
+        undo: bool,
+    ) -> Option<(String, String, Work, usize)> {
+        let view = self.engine.as_ref()?.transaction(&saga)?;
+        let number: usize = view.request_id.strip_prefix("request-")?.parse().ok()?;
+        let entry = self.plan.entries.iter().find(|e| e.number == number)?;
+        let Act::Ask(request) = &entry.act else {
+            return None;
+        };
+        let Ask::Saga { steps, .. } = &request.ask else {
+            return None;
+        };
+        let StepWork::Single {
+            participant,
+            action,
+            compensation,
+        } = &steps.get(position)?.work
+        else {
+            return None;
+        };
+        let work = if undo { compensation.as_ref()? } else { action };
+        Some((
+            steps[position].name.to_string(),
+            participant.to_string(),
+            Work::decode(&work.payload),
+            steps.len(),
+        ))
+    }
+}
