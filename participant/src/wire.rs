@@ -87,6 +87,8 @@ pub(crate) enum Work {
         /// Echoed.
         attempt: u32,
     },
+    /// Roll back what is open still, for its session is lost. No coordinator says so, and nobody is answered.
+    Abandon,
 }
 
 impl Work {
@@ -99,7 +101,8 @@ impl Work {
             | Self::Commit { .. }
             | Self::Abort { .. }
             | Self::Execute { .. }
-            | Self::Prove => {}
+            | Self::Prove
+            | Self::Abandon => {}
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Branches<P> {
     queues: Mutex<Queues>,
     /// Those that do work and were not asked for their vote yet.
     open: Mutex<HashSet<BranchId>>,
+    /// The last operation of each of these that was begun: what comes twice is done once.
+    executed: Mutex<HashMap<BranchId, u64>>,
     tasks: TaskTracker,
 }
 
@@ -50,6 +52,7 @@ impl<P: Participant> Branches<P> {
             participant,
             queues: Mutex::default(),
             open: Mutex::default(),
+            executed: Mutex::default(),
             tasks: TaskTracker::new(),
         })
     }
@@ -64,6 +67,7 @@ impl<P: Participant> Branches<P> {
             | Work::Prove
             | Work::RunStep(_)
             | Work::SettleStep { .. } => self.closed(&branch),
+            Work::Abandon => {}
         }
         let job = Job {
             work,
@@ -89,19 +93,19 @@ impl<P: Participant> Branches<P> {
         self.open.lock().remove(branch);
     }
 
+    /// It was rolled back: whatever comes late is refused by the participant itself.
+    fn over(&self, branch: &BranchId) {
+        self.closed(branch);
+        self.executed.lock().remove(branch);
+    }
+
     /// Rolls back what is open and was not asked for its vote: with the session its transactions are lost, and a coordinator that restarted
     /// does not know of them, so nobody else would free their locks. One that was asked is left alone; its vote may have arrived.
     pub(crate) fn abandon_open(self: &Arc<Self>) {
-        let open = std::mem::take(&mut *self.open.lock());
+        let open: Vec<BranchId> = self.open.lock().iter().cloned().collect();
         let (nobody, _) = outbox::channel();
         for branch in open {
-            self.submit(
-                branch,
-                Work::Abort {
-                    proof: String::new(),
-                },
-                nobody.clone(),
-            );
+            self.submit(branch, Work::Abandon, nobody.clone());
         }
     }
 
@@ -148,20 +152,25 @@ impl<P: Participant> Branches<P> {
             .catch_unwind()
             .await
         {
-            Ok(answer) => {
+            Ok(Some(answer)) => {
                 failpoint!("participant.answer.before");
                 _ = job.outbox.send(answer);
             }
+            Ok(None) => {}
             Err(_) => {
                 tracing::error!(%branch, "the participant's code panicked; the branch is left to the coordinator")
             }
         }
     }
 
-    async fn answer(&self, branch: &BranchId, work: Work) -> v1::ParticipantMessage {
+    /// Does the work, and gives its answer; `None` where nobody waits for one.
+    async fn answer(&self, branch: &BranchId, work: Work) -> Option<v1::ParticipantMessage> {
         let participant = &self.participant;
         failpoint!("participant.work.received");
-        match work {
+        if !matches!(work, Work::Execute { .. }) {
+            self.executed.lock().remove(branch);
+        }
+        Some(match work {
             Work::Prepare(prepare) => {
                 wire::vote(Some(wire::key(branch)), participant.prepare(prepare).await)
             }
@@ -178,6 +187,9 @@ impl<P: Participant> Branches<P> {
                 operation,
                 timeout,
             } => {
+                if !self.is_next(branch, sequence) {
+                    return None;
+                }
                 let result = self.execute(branch, open, *operation, timeout).await;
                 wire::execute_result(Some(wire::key(branch)), sequence, result)
             }
@@ -193,7 +205,24 @@ impl<P: Participant> Branches<P> {
                 let outcome = participant.settle(branch, age).await;
                 wire::step_result(Some(wire::key(branch)), attempt, outcome)
             }
-        }
+            Work::Abandon => {
+                // An operation that came late had opened nothing: the branch may be prepared.
+                if self.open.lock().remove(branch) {
+                    participant.abort(branch, "").await;
+                }
+                return None;
+            }
+        })
+    }
+
+    /// Whether an operation has not been begun before. One that has is in need of no second answer: the first goes by the same session, and
+    /// with that the branch would be lost.
+    fn is_next(&self, branch: &BranchId, sequence: u64) -> bool {
+        let mut executed = self.executed.lock();
+        let last = executed.entry(branch.clone()).or_default();
+        let is_next = sequence > *last;
+        *last = sequence.max(*last);
+        is_next
     }
 
     /// A result that the session can't carry is a refusal, and a refusal means that the branch was rolled back.
@@ -208,13 +237,13 @@ impl<P: Participant> Branches<P> {
             .participant
             .operate(branch, open, operation, timeout)
             .await
-            .inspect_err(|_| self.closed(branch))?;
+            .inspect_err(|_| self.over(branch))?;
         let bytes = result.encoded_len();
         if bytes <= RESULT_BYTES {
             return Ok(result);
         }
         self.participant.abort(branch, "").await;
-        self.closed(branch);
+        self.over(branch);
         let message = format!(
             "the result has {bytes} bytes, more than the {RESULT_BYTES} that can be sent; ask for fewer rows"
         );

@@ -346,6 +346,49 @@ async fn branches_open_without_a_vote_are_rolled_back_when_the_session_is_lost()
 }
 
 #[tokio::test]
+async fn an_operation_that_comes_twice_is_run_once() {
+    let mut coordinator = Coordinator::start().await;
+    let work = Work::new();
+    run(&coordinator, &work);
+    let (mut session, _) = coordinator.welcomed(LOG, 1).await;
+    session.send([execute("u1.a", 1), execute("u1.a", 2), execute("u1.a", 2)]);
+    session.send([execute("u1.a", 1), prepare("u1.a")]);
+    for sequence in [1, 2] {
+        let answer = session.next().await;
+        assert!(
+            matches!(&answer, Kind::ExecuteResult(result) if result.sequence == sequence),
+            "{answer:?}"
+        );
+    }
+    voted(session.next().await);
+    assert_eq!(
+        work.events(),
+        ["execute u1.a", "execute u1.a", "prepare u1.a"]
+    );
+}
+
+#[tokio::test]
+async fn an_operation_that_comes_after_the_vote_leaves_the_branch_prepared_when_the_session_is_lost()
+ {
+    let mut coordinator = Coordinator::start().await;
+    let (work, mut begun) = Work::gated(&["spent"]);
+    run(&coordinator, &work);
+    let (mut session, _) = coordinator.welcomed(LOG, 1).await;
+    session.send([prepare("spent")]);
+    work.let_through("spent");
+    voted(session.next().await);
+    session.send([execute("spent", 1)]);
+    while begun.recv().await.as_deref() != Some("execute") {}
+    drop(session);
+
+    let (mut session, _) = coordinator.welcomed(LOG, 1).await;
+    session.send([commit("spent")]);
+    (0..3).for_each(|_| work.let_through("spent"));
+    completed(session.next().await);
+    assert!(!work.events().contains(&"abort spent".to_owned()));
+}
+
+#[tokio::test]
 async fn a_panic_in_the_participant_gets_no_answer_and_blocks_nothing() {
     let mut coordinator = Coordinator::start().await;
     run(&coordinator, &Work::new());

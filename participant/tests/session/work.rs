@@ -94,6 +94,12 @@ impl Participant for Work {
         _timeout: Duration,
     ) -> Result<v1::OperationResult, Refusal> {
         self.note("execute", branch).await;
+        if branch.transaction == "spent" {
+            return Err(Refusal {
+                code: v1::AbortCode::BranchLost,
+                message: "it takes no more work".into(),
+            });
+        }
         let bytes = if branch.transaction.starts_with("large") {
             4 << 20
         } else {

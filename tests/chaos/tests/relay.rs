@@ -22,19 +22,24 @@ const CLIENTS: usize = 4;
 const EACH: usize = 40;
 const SEED: u64 = 11;
 
-/// A transfer, operation by operation; `None` where it came to nothing.
-async fn by_hand(client: &Client, id: &str, from: &Bank, to: &Bank) -> Result<Outcome, Error> {
+/// A transfer, operation by operation.
+async fn by_hand(client: &Client, id: &str, from: &Bank, to: &Bank) -> Known {
     let begin = client.begin().request_id(id);
-    let mut open = begin.timeout(Duration::from_secs(5)).start().await?;
+    let Ok(mut open) = begin.timeout(Duration::from_secs(5)).start().await else {
+        return Known::Nothing;
+    };
     for (bank, operations) in [
         (from, side("debit", id, 1, 1, -1)),
         (to, side("credit", id, 1, 1, 1)),
     ] {
-        for operation in operations {
-            open.execute(&bank.name, operation).await?;
+        // The money last: an entry that is made twice is refused, a debit is not.
+        for operation in operations.into_iter().rev() {
+            if open.execute(&bank.name, operation).await.is_err() {
+                return Known::Nothing;
+            }
         }
     }
-    open.commit().await
+    known(open.commit().await)
 }
 
 /// What the client knows of a transfer.
@@ -65,7 +70,7 @@ async fn traffic(
         let (from, to) = (turn % banks.len(), (turn + 1 + number % 2) % banks.len());
         let id = format!("{number}.{turn}");
         let (first, second) = (&banks[from], &banks[to]);
-        let outcome = if turn % 3 == 0 {
+        let known = if turn % 3 == 0 {
             by_hand(&client, &id, first, second).await
         } else {
             let account = i64::try_from(turn).unwrap() % ACCOUNTS + 1;
@@ -75,13 +80,11 @@ async fn traffic(
             } else {
                 1
             };
-            transfer(&client, &id, first, second, account, amount)
-                .request_id(&id)
-                .timeout(Duration::from_secs(5))
-                .submit()
-                .await
+            let transfer = transfer(&client, &id, first, second, account, amount);
+            let transfer = transfer.request_id(&id).timeout(Duration::from_secs(5));
+            known(transfer.submit().await)
         };
-        heard.push((id, [from, to], known(outcome)));
+        heard.push((id, [from, to], known));
         done.fetch_add(1, Ordering::Relaxed);
     }
     heard
