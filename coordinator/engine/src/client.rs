@@ -67,6 +67,7 @@ impl Engine {
             interactive: false,
             answer_decided: submit.answer_decided,
             waiters: vec![submit.ticket],
+            cancels: Vec::new(),
             branches: branches
                 .map(|((name, work), number)| Branch::new(number, name, Some(work)))
                 .collect(),
@@ -96,6 +97,7 @@ impl Engine {
             interactive: true,
             answer_decided: false,
             waiters: vec![begin.ticket],
+            cancels: Vec::new(),
             branches: begin
                 .participants
                 .into_iter()
@@ -177,17 +179,54 @@ impl Engine {
             return;
         }
         let oldest = transaction.waiters.remove(0);
-        let unsettled = transaction.branches.iter().find(|b| !b.state.is_settled());
+        self.put_off(oldest, *id);
+    }
+
+    /// Too late to abort, and too early to say that it commits: the record may not reach the disk, or the branch may refuse.
+    fn wait_for_decision(&mut self, ticket: Ticket, id: TransactionId) {
+        let Some(transaction) = self.table.find_mut(&id) else {
+            return;
+        };
+        transaction.cancels.push(ticket);
+        if transaction.cancels.len() <= WAITERS_MAX {
+            return;
+        }
+        let oldest = transaction.cancels.remove(0);
+        self.put_off(oldest, id);
+    }
+
+    /// Whoever has waited longest is told to ask again.
+    fn put_off(&mut self, ticket: Ticket, id: TransactionId) {
+        let unsettled = self
+            .table
+            .find(&id)
+            .and_then(|t| t.branches.iter().find(|b| !b.state.is_settled()));
         let participant = unsettled
             .map(|b| b.participant.to_string())
             .unwrap_or_default();
-        self.refuse(
-            oldest,
-            Refusal::OutcomePending {
-                transaction: *id,
-                participant,
-            },
+        let refusal = Refusal::OutcomePending {
+            transaction: id,
+            participant,
+        };
+        self.refuse(ticket, refusal);
+    }
+
+    /// It is decided: those who wanted it aborted learn whether they came too late.
+    pub(crate) fn answer_cancels(&mut self, id: &TransactionId) {
+        let Some(transaction) = self.table.find_mut(id) else {
+            return;
+        };
+        let commits = matches!(
+            transaction.phase,
+            Phase::Committing | Phase::Ended(Outcome::Committed | Outcome::Heuristic(None))
         );
+        for ticket in std::mem::take(&mut transaction.cancels) {
+            if commits {
+                self.refuse(ticket, Refusal::TransactionDecided(*id));
+            } else {
+                self.answer_view(ticket, id);
+            }
+        }
     }
 
     /// A request that comes again, and whose first outcome may be forgotten, must not run again.
@@ -511,10 +550,8 @@ impl Engine {
                 self.answer_view(ticket, &id);
             }
             Phase::Saga => self.cancel_saga(ticket, id, reason),
-            Phase::Delegated { .. }
-            | Phase::Deciding
-            | Phase::Committing
-            | Phase::Ended(Outcome::Committed | Outcome::Heuristic(None)) => {
+            Phase::Delegated { .. } | Phase::Deciding => self.wait_for_decision(ticket, id),
+            Phase::Committing | Phase::Ended(Outcome::Committed | Outcome::Heuristic(None)) => {
                 self.refuse(ticket, Refusal::TransactionDecided(id));
             }
         }

@@ -32,6 +32,7 @@ impl Engine {
         self.undelivered += 1;
         let early = transaction.answer_decided;
         self.report_changed(&id);
+        self.answer_cancels(&id);
         if early {
             self.answer_waiters(&id);
         }
@@ -71,6 +72,7 @@ impl Engine {
         }
         self.report_changed(&id);
         self.answer_waiters(&id);
+        self.answer_cancels(&id);
         for key in self.unsettled(&id) {
             let Some(branch) = self.table.find(&id).and_then(|t| t.branch(key.branch)) else {
                 continue;
@@ -159,6 +161,7 @@ impl Engine {
         self.table.retire(self.now, id);
         self.report_changed(&id);
         self.answer_waiters(&id);
+        self.answer_cancels(&id);
         if let Some(parent) = parent {
             self.group_ended(parent, id, &outcome);
         }

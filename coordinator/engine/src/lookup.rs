@@ -240,6 +240,7 @@ impl Engine {
             interactive: false,
             answer_decided: false,
             waiters: Vec::new(),
+            cancels: Vec::new(),
             branches: Vec::new(),
             phase: Phase::Ended(outcome),
             saga: None,

@@ -148,6 +148,7 @@ impl Replay {
             interactive: false,
             answer_decided: false,
             waiters: Vec::new(),
+            cancels: Vec::new(),
             branches: decision
                 .branches
                 .into_iter()

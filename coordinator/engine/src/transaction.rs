@@ -21,6 +21,8 @@ pub(crate) struct Transaction {
     pub(crate) answer_decided: bool,
     /// Calls to be answered when it ends (or is decided, or is opened).
     pub(crate) waiters: Vec<Ticket>,
+    /// Calls to abort it that came when it could be decided either way: answered when it is.
+    pub(crate) cancels: Vec<Ticket>,
     pub(crate) branches: Vec<Branch>,
     pub(crate) phase: Phase,
     /// Where it is a saga; it has no branches then.

@@ -358,6 +358,54 @@ fn an_operator_settles_one_branch_and_the_decision_stays() {
 }
 
 #[test]
+fn an_abort_that_comes_while_the_decision_is_on_its_way_is_answered_with_it() {
+    let mut bench = two();
+    let id = bench.submit(1, &["a", "b"]);
+    bench.vote(1, id, 1, yes());
+    bench.vote(2, id, 2, yes());
+    let abort = |ticket: u64| Input::Abort {
+        ticket: Ticket(ticket),
+        transaction: id,
+        reason: no(AbortCode::Client),
+    };
+    bench.give(abort(2));
+    assert_eq!(
+        (bench.told(2), bench.refused(2)),
+        (None, None),
+        "a crash now may lose the record, and then it aborts"
+    );
+    bench.sync();
+    let too_late =
+        |refusal: Option<&Refusal>| matches!(refusal, Some(Refusal::TransactionDecided(_)));
+    assert!(too_late(bench.refused(2)));
+    bench.give(abort(3));
+    assert!(too_late(bench.refused(3)), "now it is decided");
+}
+
+#[test]
+fn an_abort_of_a_one_phase_commit_is_answered_with_what_became_of_it() {
+    for (vote, commits) in [
+        (Vote::Committed, true),
+        (Vote::No(no(AbortCode::Refused)), false),
+    ] {
+        let mut bench = Bench::new();
+        bench.open(1, "a", 1, true);
+        let id = bench.submit(1, &["a"]);
+        bench.give(Input::Abort {
+            ticket: Ticket(2),
+            transaction: id,
+            reason: no(AbortCode::Client),
+        });
+        assert_eq!((bench.told(2), bench.refused(2)), (None, None));
+        bench.vote(1, id, 1, vote);
+        let refused = matches!(bench.refused(2), Some(Refusal::TransactionDecided(_)));
+        let aborted = bench.told(2) == Some(TransactionState::Aborting)
+            || bench.told(2) == Some(TransactionState::Aborted);
+        assert_eq!((refused, aborted), (commits, !commits));
+    }
+}
+
+#[test]
 fn slots_are_granted_together_and_a_full_participant_delays_only_those_who_need_it() {
     let mut bench = Bench::new();
     bench.open(1, "a", 1, false);

@@ -60,6 +60,8 @@ pub(crate) struct World {
     dies_again: u8,
     /// Of its last death: how long it is down, when it is noticed, and how much of a batch is kept.
     death: coordinator::Death,
+    /// Its epoch is durable, so it takes calls and sessions.
+    serving: bool,
     draining: bool,
     disk: Disk,
     links: Vec<Link>,
@@ -96,6 +98,7 @@ impl World {
             life: 0,
             dies_again: 0,
             death: coordinator::Death::default(),
+            serving: false,
             draining: false,
             disk: Disk::new(plan.shape.segment),
             links: Vec::new(),

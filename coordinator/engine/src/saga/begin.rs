@@ -66,6 +66,7 @@ impl Engine {
             interactive: false,
             answer_decided: false,
             waiters: vec![ticket],
+            cancels: Vec::new(),
             branches: Vec::new(),
             phase: Phase::Saga,
             saga: Some(Box::new(saga)),

@@ -50,6 +50,7 @@ impl Engine {
             interactive: false,
             answer_decided: false,
             waiters: Vec::new(),
+            cancels: Vec::new(),
             branches,
             phase: Phase::Active,
             saga: None,

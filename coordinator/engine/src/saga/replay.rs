@@ -84,6 +84,7 @@ impl Replay {
                 interactive: false,
                 answer_decided: false,
                 waiters: Vec::new(),
+                cancels: Vec::new(),
                 branches: Vec::new(),
                 phase: Phase::Saga,
                 saga: Some(Box::new(saga)),

@@ -29,7 +29,13 @@ impl Invariant for DecisionStable {
             Fact::Answered {
                 answer: Err(Refusal::TransactionDecided(id)),
                 ..
-            } => self.tell(*id, true),
+            } => {
+                if self.is_kept(id, ledger) {
+                    self.tell(*id, true)
+                } else {
+                    Ok(())
+                }
+            }
             Fact::Answered {
                 answer: Err(Refusal::TransactionAborted { transaction, .. }),
                 ..
@@ -61,13 +67,18 @@ impl DecisionStable {
         let Some(commits) = told(view) else {
             return Ok(());
         };
-        // Of one that only read nothing is logged; after a restart it counts as aborted, which changes nothing.
-        let logged = ledger.durable.commits.contains_key(&view.id)
-            || ledger.durable.sagas.contains_key(&view.id);
-        if commits && !logged && !self.changed.contains(&view.id) {
+        if commits && !self.is_kept(&view.id, ledger) {
             return Ok(());
         }
         self.tell(view.id, commits)
+    }
+
+    /// Of one that only read nothing is logged; after a restart it counts as aborted, which changes nothing.
+    fn is_kept(&self, id: &TransactionId, ledger: &Ledger) -> bool {
+        let logged = &ledger.durable;
+        logged.commits.contains_key(id)
+            || logged.sagas.contains_key(id)
+            || self.changed.contains(id)
     }
 
     fn tell(&mut self, id: TransactionId, commits: bool) -> Verdict {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use unanimity_engine::{
-    Answer, BranchState, Downward, Refusal, TransactionId, TransactionState, TransactionView,
+    Answer, BranchState, Downward, Event, Refusal, TransactionId, TransactionState, TransactionView,
 };
 
 use super::{Invariant, Ledger, Verdict};
@@ -13,6 +13,10 @@ use crate::fact::{Fact, What, told};
 pub(crate) struct DurableBeforeTold {
     /// Committed in one phase: the marker is the record.
     one_phase: BTreeSet<TransactionId>,
+    /// Something of them was prepared, so they did not only read.
+    prepared: BTreeSet<TransactionId>,
+    /// Ended as committed, of which nothing is logged: they only read.
+    read_only: BTreeSet<TransactionId>,
     epoch: u64,
 }
 
@@ -26,6 +30,14 @@ impl Invariant for DurableBeforeTold {
             Fact::Started { epoch, .. } => self.epoch = *epoch,
             Fact::Changed(changed) if changed.what == What::OnePhase => {
                 self.one_phase.insert(changed.key.transaction);
+            }
+            Fact::Changed(changed) if changed.what == What::Prepared => {
+                self.prepared.insert(changed.key.transaction);
+            }
+            Fact::Reported(Event::Changed(id, TransactionState::Committed))
+                if !self.prepared.contains(id) =>
+            {
+                self.read_only.insert(*id);
             }
             Fact::Sent { message, .. } => return self.sent(message, ledger),
             Fact::Answered { answer, .. } => {
@@ -110,7 +122,8 @@ impl DurableBeforeTold {
     }
 
     fn committed(&self, id: TransactionId, ledger: &Ledger) -> Verdict {
-        if ledger.durable.commits.contains_key(&id) || self.one_phase.contains(&id) {
+        let logged = ledger.durable.commits.contains_key(&id);
+        if logged || self.one_phase.contains(&id) || self.read_only.contains(&id) {
             return Ok(());
         }
         Err(format!("{id} was told to commit before that was durable"))

@@ -29,7 +29,8 @@ impl Invariant for ExactlyOnce {
                 unique,
                 request: Some(request),
             } => _ = self.requests.insert(*unique, (*request).clone()),
-            Fact::Changed(changed) => return self.change(changed, ledger),
+            // Who ends a branch by hand answers for it himself.
+            Fact::Changed(changed) if !changed.by_hand => return self.change(changed, ledger),
             Fact::Died { .. } => self.done.clear(),
             Fact::Heard {
                 message:

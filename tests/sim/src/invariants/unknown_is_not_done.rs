@@ -68,7 +68,9 @@ impl UnknownIsNotDone {
     }
 
     fn all_committed(&self, id: TransactionId, except: &BTreeSet<u32>, ledger: &Ledger) -> Verdict {
-        let Some(named) = ledger.durable.commits.get(&id) else {
+        // A checkpoint carries what committed in one phase as if it had been decided.
+        let logged = ledger.durable.commits.get(&id);
+        let Some(named) = logged.filter(|_| !self.one_phase.contains(&id)) else {
             return Ok(());
         };
         let key = |branch: u32| BranchKey {

@@ -174,6 +174,7 @@ impl World {
         };
         self.fact(&Fact::Durable(seq));
         self.feed(Input::Durable(seq));
+        self.serving = true;
         if rotated {
             self.look_at_memory();
             self.feed(Input::Checkpoint);
@@ -206,7 +207,7 @@ impl World {
     }
 
     pub(super) fn call_arrives(&mut self, life: u32, ticket: Ticket, call: Box<Input>) {
-        if life != self.life || self.engine.is_none() {
+        if life != self.life || !self.serving {
             let at = self.now + self.latency();
             return self.events.at(at, Event::CutOff { ticket });
         }
@@ -231,7 +232,7 @@ impl World {
         }
         let death = self.death;
         self.life += 1;
-        self.draining = false;
+        (self.draining, self.serving) = (false, false);
         let (survived, torn) = self.disk.crash(death.keeps);
         self.figures.torn_batches += u64::from(torn);
         self.fact(&Fact::Died { survived });
@@ -315,7 +316,7 @@ impl World {
     }
 
     pub(super) fn begin_drain(&mut self, down_ms: u64) {
-        if self.engine.is_none() || self.draining {
+        if !self.serving || self.draining {
             return;
         }
         self.figures.landed("drains");

@@ -82,7 +82,7 @@ impl World {
             Fault::SyncIsSlow { ms } => self.armed.sync_is_slow = Some(ms),
             Fault::Drains { down_ms } => self.begin_drain(down_ms),
             Fault::Checkpoints => {
-                if self.engine.is_some() {
+                if self.serving {
                     self.figures.landed("checkpoints");
                     self.feed(Input::Checkpoint);
                 }

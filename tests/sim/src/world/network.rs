@@ -116,7 +116,7 @@ impl World {
         if process.life != life || !process.up || process.link.is_some() {
             return;
         }
-        let reachable = self.engine.is_some()
+        let reachable = self.serving
             && process.partitioned_until <= self.now
             && self.sites[site].database.away_until <= self.now;
         if !reachable {
@@ -143,9 +143,8 @@ impl World {
     }
 
     pub(super) fn hello(&mut self, link: usize, in_doubt: Vec<Found>) {
-        let reaches = self.engine.is_some()
-            && self.links[link].coordinator_life == self.life
-            && !self.is_cut(link);
+        let reaches =
+            self.serving && self.links[link].coordinator_life == self.life && !self.is_cut(link);
         if !reaches {
             self.links[link].coordinator = Side::Closed;
             return self.events.at(self.now + 1, Event::AgentNotices(link));
