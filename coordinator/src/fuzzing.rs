@@ -5,6 +5,7 @@ use unanimity_engine::{
 };
 use unanimity_proto::v1;
 
+use crate::outlet::Batch;
 use crate::{
     Refused,
     catalog::Catalog,
@@ -13,6 +14,7 @@ use crate::{
     services::participant,
     wire::{self, Mistake, reference},
 };
+use unanimity_engine::Seq;
 
 /// Reads the first batch of a session.
 ///
@@ -39,7 +41,10 @@ pub fn upward(
 
 /// Writes a batch for a participant.
 pub fn batches(messages: Vec<Downward>) -> Vec<v1::SessionResponse> {
-    wire::batches(messages)
+    wire::batches(Batch {
+        messages,
+        durable: Seq(1),
+    })
 }
 
 /// Checks a submit as the service does.

@@ -30,6 +30,7 @@ pub fn understood(
         Incoming::Welcome(welcome) => Kind::Welcome(v1::Welcome {
             log_id: welcome.log_id,
             epoch: welcome.epoch,
+            instance: welcome.instance,
         }),
         Incoming::Branch(branch, work) => on_branch(wire::key(&branch), work),
         Incoming::EnlistResult {

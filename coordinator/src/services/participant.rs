@@ -62,7 +62,9 @@ impl ParticipantService for Participants {
             {
                 catalog.learn(participant, signatures);
             }
-            batch.iter().for_each(|batch| failpoint::sending(batch));
+            batch
+                .iter()
+                .for_each(|batch| failpoint::sending(&batch.messages));
             stream::iter(match batch {
                 Ok(batch) => wire::batches(batch).into_iter().map(Ok).collect(),
                 Err(status) => vec![Err(status)],

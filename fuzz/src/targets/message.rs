@@ -231,6 +231,7 @@ fn of_the_coordinator(message: &v1::CoordinatorMessage) -> Option<Downward> {
         Kind::Welcome(said) => Downward::Welcome(Incarnation {
             log: LogId(said.epoch as u32),
             epoch: Epoch(said.epoch),
+            instance: 7,
         }),
         Kind::Prepare(said) => Downward::Prepare {
             key: key(&said.key)?,
@@ -471,11 +472,16 @@ fn downward_seeds() -> Vec<Vec<u8>> {
     ];
     let said = said.map(|kind| v1::SessionResponse {
         messages: vec![v1::CoordinatorMessage { kind: Some(kind) }],
+        durable_sequence: 1,
     });
     let log = LogId(0x2a);
     let epoch = Epoch(3);
     let plain = coordinator::batches(vec![
-        Downward::Welcome(Incarnation { log, epoch }),
+        Downward::Welcome(Incarnation {
+            log,
+            epoch,
+            instance: 7,
+        }),
         Downward::Commit {
             key: key_of(1),
             proof: "771".into(),

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fmt};
 
 use crate::{
     bank::Bank,
-    expected::{self, Rows},
+    expected::{self, Found, Rows, found},
     history::{Outcome, View},
     tables::Tables,
 };
@@ -126,6 +126,19 @@ impl<'a> Evidence<'a> {
             by_hand,
             shown,
         }
+    }
+
+    /// Transactions with a branch that was ended by hand against the decision.
+    pub(crate) fn torn_by_hand(&self) -> BTreeSet<String> {
+        let torn = |id: &&String| {
+            let seen = self.history.seen.get(*id);
+            let request = seen.and_then(|seen| seen.request.as_ref());
+            let asked = request.and_then(|request| self.history.requests.get(request));
+            asked.is_some_and(|asked| {
+                found(&asked.work, self.rows.get(&asked.work.request)) == Found::Torn
+            })
+        };
+        self.by_hand.iter().filter(torn).cloned().collect()
     }
 
     /// Requests of which a transaction was ended by hand: these answer for themselves.

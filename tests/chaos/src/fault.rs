@@ -3,9 +3,13 @@
 //! A fault is *installed* where it is known to have hit somebody, *skipped* where it found nobody to hit, and *indeterminate* where nobody can
 //! say. Only the first proves anything.
 
+mod directory;
+mod disk;
 pub(crate) mod failpoint;
+mod hand;
 pub(crate) mod kill;
-pub(crate) mod pause;
+mod network;
+mod pause;
 pub(crate) mod schedule;
 
 use std::time::Duration;
@@ -25,6 +29,28 @@ pub(crate) enum Kind {
     Database,
     /// SIGSTOP of a process, past every timeout, and SIGCONT.
     Pause,
+    /// Nothing passes between two processes, one way or both, and nobody is told.
+    Partition,
+    /// Requests arrive, their answers don't.
+    LostReplies,
+    /// Connections break.
+    Reset,
+    /// What passes is held up, or drips.
+    Delay,
+    /// A sync of the coordinator's log fails once, and seems to work from then on.
+    SyncError,
+    /// Syncs of the coordinator's log are slow.
+    SyncSlow,
+    /// A sync of the coordinator's log hangs for seconds.
+    SyncHang,
+    /// Writes to the coordinator's log find no space.
+    DiskFull,
+    /// A prepared branch is rolled back by hand.
+    Hand,
+    /// The coordinator starts on an empty directory, and later on its own again.
+    EmptyDirectory,
+    /// The coordinator starts on an old copy of its directory, and later on its own again.
+    OldDirectory,
 }
 
 /// What came of a fault.
@@ -46,14 +72,30 @@ pub(crate) struct Fault {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Kill, Self::Failpoint, Self::Database, Self::Pause];
+    pub(crate) const ALL: [Self; 15] = [
+        Self::Kill,
+        Self::Failpoint,
+        Self::Database,
+        Self::Pause,
+        Self::Partition,
+        Self::LostReplies,
+        Self::Reset,
+        Self::Delay,
+        Self::SyncError,
+        Self::SyncSlow,
+        Self::SyncHang,
+        Self::DiskFull,
+        Self::Hand,
+        Self::EmptyDirectory,
+        Self::OldDirectory,
+    ];
 
     /// How often it fills the time that others leave.
     fn weight(self) -> usize {
         match self {
             Self::Kill | Self::Failpoint => 6,
             Self::Database => 1,
-            Self::Pause => 0,
+            _ => 0,
         }
     }
 
@@ -73,6 +115,15 @@ impl Fault {
             Kind::Failpoint => failpoint::arm(trial, dice).await,
             Kind::Database => kill::database(trial, dice).await,
             Kind::Pause => pause::any(trial, dice).await,
+            Kind::Partition | Kind::LostReplies | Kind::Reset | Kind::Delay => {
+                network::any(trial, self.kind, dice).await;
+            }
+            Kind::SyncError | Kind::SyncSlow | Kind::SyncHang | Kind::DiskFull => {
+                disk::any(trial, self.kind, dice).await;
+            }
+            Kind::Hand => hand::roll_back(trial).await,
+            Kind::EmptyDirectory => directory::empty(trial).await,
+            Kind::OldDirectory => directory::old(trial).await,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use crate::{
+    check::Evidence,
     expected::{Found, Rows, found},
     history::{Told, View},
     trial::Trial,
@@ -63,7 +64,7 @@ pub(crate) struct Percentiles {
 
 impl Figures {
     /// Of a run that has ended.
-    pub(crate) fn of(trial: &Trial, rows: &Rows, history: &View) -> Self {
+    pub(crate) fn of(trial: &Trial, evidence: &Evidence<'_>) -> Self {
         let done = trial.done.lock().clone();
         let mut figures = Self {
             kills: done.kills.values().sum(),
@@ -82,7 +83,10 @@ impl Figures {
             };
             figures.faults.insert(kind.name(), landed);
         }
-        figures.count(rows, history);
+        figures.count(&evidence.rows, evidence.history);
+        let torn = evidence.torn_by_hand();
+        figures.heuristics_made = torn.len() as u64;
+        figures.heuristics_shown = torn.intersection(evidence.shown).count() as u64;
         figures
     }
 

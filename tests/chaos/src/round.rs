@@ -51,9 +51,12 @@ pub(crate) async fn run(
     let healed = Instant::now();
     trial.history.event("healed", "");
     // A moment of traffic more, which shows that all works again.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
-    traffic.set_open(false);
-    let mut violations = settle::settle(trial, healed).await?;
+    let close = async {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        traffic.set_open(false);
+    };
+    let ((), settled) = tokio::join!(close, settle::settle(trial, healed));
+    let mut violations = settled?;
     trial.recovery.give_up();
     traffic.settle(ASKING).await;
     violations.extend(settle::settle(trial, Instant::now()).await?);

@@ -13,11 +13,10 @@ use tokio::task::JoinSet;
 
 use crate::{
     arguments::Arguments,
-    check::Violation,
-    expected,
+    check::{Evidence, Violation},
     fault::{Kind, failpoint},
     figures::Figures,
-    round,
+    round, settle,
     system::System,
     tables::Tables,
     traffic::Traffic,
@@ -61,7 +60,7 @@ async fn whole(arguments: &Arguments) -> Result<bool> {
     let directory = std::env::temp_dir().join(format!("unanimity-chaos-{}", std::process::id()));
     fs::create_dir(&directory).with_context(|| format!("{}", directory.display()))?;
     eprintln!("files are in {}", directory.display());
-    let trial = Arc::new(Trial::new(System::start(&directory).await?));
+    let trial = Arc::new(Trial::new(System::start(&directory, arguments.seed).await?));
     let traffic = Arc::new(Traffic::new(Arc::clone(&trial), arguments.seed));
     let mut tasks = traffic.start(arguments.clients)?;
     tasks.spawn(watch::watch(Arc::clone(&trial), arguments.seed));
@@ -167,8 +166,12 @@ async fn figures(
     violations: usize,
 ) -> Result<Figures> {
     let tables = Tables::read(&trial.system.banks).await?;
+    let shown = settle::shown(trial, &trial.system.inspector()?).await?;
     let history = trial.history.view();
-    let figures = Figures::of(trial, &expected::rows(&tables), &history);
+    let by_hand = trial.done.lock().by_hand.clone();
+    let banks = &trial.system.banks;
+    let evidence = Evidence::new(banks, &tables, &history, &by_hand, &shown);
+    let figures = Figures::of(trial, &evidence);
     if rounds == 0 {
         bail!("no round was run");
     }

@@ -1,6 +1,7 @@
 //! All that is hurt: databases, a coordinator, agents, and the network between them.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+use unanimity_chaos::proxy::Proxy;
 use unanimity_client::Client;
 use unanimity_proto::v1::{self, admin_service_client::AdminServiceClient};
 use unanimity_tests::{
@@ -41,11 +43,35 @@ pub(crate) struct System {
     pub(crate) coordinator: Unit,
     pub(crate) agents: Vec<Unit>,
     pub(crate) servers: Vec<Server>,
+    /// Between each agent and the coordinator; the last one before the clients.
+    pub(crate) links: Vec<Link>,
     /// Where the coordinator keeps its log.
     pub(crate) data: PathBuf,
     /// Past whatever stands between processes: for the harness's own questions.
     address: String,
     channel: Channel,
+}
+
+/// The network before the coordinator, for one of those who dial it.
+pub(crate) struct Link {
+    pub(crate) name: String,
+    pub(crate) proxy: Proxy,
+    /// Whoever hurts it holds this.
+    pub(crate) held: tokio::sync::Mutex<()>,
+}
+
+impl Link {
+    async fn new(name: &str, upstream: SocketAddr, seed: u64) -> Result<Self> {
+        Ok(Self {
+            name: name.into(),
+            proxy: Proxy::start(upstream, seed).await?,
+            held: tokio::sync::Mutex::default(),
+        })
+    }
+
+    fn address(&self) -> String {
+        format!("http://{}", self.proxy.address())
+    }
 }
 
 /// A database server.
@@ -103,7 +129,7 @@ impl System {
     ///
     /// # Errors
     /// Where it doesn't come to that.
-    pub(crate) async fn start(directory: &Path) -> Result<Self> {
+    pub(crate) async fn start(directory: &Path, seed: u64) -> Result<Self> {
         let (postgres, mariadb) = block_in_place(|| {
             std::thread::scope(|scope| {
                 let postgres = scope.spawn(|| Postgres::start(&["max_prepared_transactions=100"]));
@@ -155,17 +181,18 @@ impl System {
             coordinator,
             agents: Vec::new(),
             servers,
+            links: Vec::new(),
             data,
             address,
             channel,
         };
-        system.add_agents()?;
+        system.add_agents(listen.parse()?, seed).await?;
         system.serves().await?;
         system.connected().await?;
         Ok(system)
     }
 
-    fn add_agents(&mut self) -> Result<()> {
+    async fn add_agents(&mut self, coordinator: SocketAddr, seed: u64) -> Result<()> {
         for (number, bank) in self.banks.iter().enumerate() {
             let agents = match bank.engine {
                 Engine::Sqlite => 1,
@@ -174,7 +201,9 @@ impl System {
             for agent in 1..=agents {
                 let name = format!("{}-{agent}", bank.name);
                 let file = self.directory.join(format!("{name}.toml"));
-                std::fs::write(&file, bank.agent_configuration(&self.address))?;
+                let link = Link::new(&name, coordinator, seed).await?;
+                std::fs::write(&file, bank.agent_configuration(&link.address()))?;
+                self.links.push(link);
                 let arguments = ["participant", "sql", "--config", text(&file)?];
                 self.agents.push(Unit::start(
                     &self.directory,
@@ -184,7 +213,14 @@ impl System {
                 ));
             }
         }
+        self.links
+            .push(Link::new("clients", coordinator, seed).await?);
         Ok(())
+    }
+
+    /// What all clients' connections pass.
+    pub(crate) fn clients_link(&self) -> &Link {
+        self.links.last().expect("it is made at the start")
     }
 
     /// A client, as applications use it.
@@ -192,7 +228,7 @@ impl System {
     /// # Errors
     /// Never: the address is good.
     pub(crate) fn client(&self) -> Result<Client> {
-        Ok(Client::builder(&self.address)
+        Ok(Client::builder(self.clients_link().address())
             .connect_timeout(Duration::from_secs(2))
             .call_timeout(Duration::from_secs(8))
             .retry_for(Duration::from_secs(2))

@@ -15,7 +15,7 @@ use unanimity_tests::process::Process;
 pub(crate) struct Unit {
     pub(crate) name: String,
     pub(crate) role: UnitRole,
-    arguments: Mutex<Vec<String>>,
+    arguments: Vec<String>,
     log: PathBuf,
     /// Whoever does something to it holds this.
     pub(crate) running: Mutex<Running>,
@@ -72,15 +72,14 @@ impl Unit {
             running: Mutex::new(launch(&arguments, &log, None)),
             name: name.into(),
             role,
-            arguments: Mutex::new(arguments),
+            arguments,
             log,
         }
     }
 
     /// Starts it again after its end.
-    pub(crate) async fn restart(&self, running: &mut Running, armed: Option<Armed>) {
-        let arguments = self.arguments.lock().await.clone();
-        *running = launch(&arguments, &self.log, armed);
+    pub(crate) fn restart(&self, running: &mut Running, armed: Option<Armed>) {
+        *running = launch(&self.arguments, &self.log, armed);
     }
 
     /// How it ended by itself; `None` while it runs.

@@ -50,5 +50,5 @@ async fn look(trial: &Trial, unit: &Unit, dice: &mut StdRng) {
         true => failpoint::draw(&trial.system.banks, unit, dice),
         false => None,
     };
-    unit.restart(&mut running, armed).await;
+    unit.restart(&mut running, armed);
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand, error::ErrorKind};
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
 use unanimity_crash_states::campaign::{Campaign, SYNC_FAILS, WRITE_FAILS};
 use unanimity_crash_states::figures::Figures;
 use unanimity_crash_states::image::Thoroughness;
@@ -172,12 +172,11 @@ fn thoroughness(arguments: &Arguments) -> Thoroughness {
 fn replay(arguments: &Arguments, path: &Path, point: usize, scratch: &Path) -> Result<bool> {
     let mut events = read_events(path)?;
     if point >= events.len() {
-        let last = events.len() - 1;
-        let message = format!(
-            "--point {point}: the last event of {} is {last}; give one up to that\n",
+        let last = events.len().saturating_sub(1);
+        bail!(
+            "--point {point}: the last event of {} is {last}; give one up to that",
             path.display()
         );
-        clap::Error::raw(ErrorKind::InvalidValue, message).exit();
     }
     events.truncate(point + 1);
     let recording = Recording {

@@ -30,17 +30,8 @@ pub(super) fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
 
 /// Torn by hand, and not shown.
 fn hidden(evidence: &Evidence<'_>) -> Vec<Violation> {
-    let torn = |id: &&String| {
-        let seen = evidence.history.seen.get(*id);
-        let request = seen.and_then(|seen| seen.request.as_deref());
-        let asked = request.and_then(|request| evidence.history.requests.get(request));
-        asked.is_some_and(|asked| {
-            found(&asked.work, evidence.rows.get(&asked.work.request)) == Found::Torn
-        })
-    };
-    let hidden = evidence.by_hand.iter().filter(torn);
-    hidden
-        .filter(|id| !evidence.shown.contains(*id))
+    let torn = evidence.torn_by_hand();
+    torn.difference(evidence.shown)
         .map(|id| Violation::Hidden {
             transaction: id.clone(),
         })

@@ -49,7 +49,7 @@ pub(super) async fn one(
     trial.killed(unit, None);
     running.process.kill();
     tokio::time::sleep(down).await;
-    unit.restart(&mut running, armed).await;
+    unit.restart(&mut running, armed);
     Landing::Installed
 }
 
@@ -82,7 +82,7 @@ pub(crate) async fn all(trial: &Trial) {
     });
     let killed = join_all(kills).await;
     for (unit, mut running) in units.iter().zip(killed) {
-        unit.restart(&mut running, None).await;
+        unit.restart(&mut running, None);
         trial.landed(Kind::Kill, Landing::Installed, &unit.name);
     }
 }
@@ -98,7 +98,7 @@ pub(crate) async fn armed(trial: &Trial) {
                 trial.killed(unit, None);
                 running.process.kill();
             }
-            unit.restart(&mut running, None).await;
+            unit.restart(&mut running, None);
         }
     }
 }
