@@ -19,7 +19,7 @@ use self::{
 };
 
 /// What to try.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Arguments {
     /// Try this bug alone; may be given again.
     #[arg(long, value_name = "NAME")]

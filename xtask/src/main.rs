@@ -18,7 +18,10 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::{harness::Harness, step::step};
+use crate::{
+    harness::Harness,
+    step::{step, timed},
+};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Project tasks")]
@@ -47,7 +50,7 @@ enum Task {
     Proof,
 }
 
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 struct Arguments {
     /// Add the figures to those in docs/proof.
     #[arg(long)]
@@ -91,11 +94,11 @@ fn main() -> ExitCode {
         Task::Check => check(),
         Task::Fuzz(arguments) => fuzz::fuzz(arguments),
         Task::Proof => proof::write(),
-        Task::Sim(arguments) => arguments.run("sim", "unanimity-sim"),
-        Task::Model(arguments) => arguments.run("model", "unanimity-model"),
-        Task::CrashStates(arguments) => arguments.run("crash-states", "unanimity-crash-states"),
+        Task::Sim(arguments) => sim(arguments),
+        Task::Model(arguments) => model(arguments),
+        Task::CrashStates(arguments) => crash_states(arguments),
         Task::Bugs(arguments) => bugs::run(&arguments),
-        Task::Chaos(arguments) => arguments.run("chaos", "unanimity-chaos --features failpoints"),
+        Task::Chaos(arguments) => chaos(arguments),
     };
     match done {
         Ok(()) => {
@@ -151,7 +154,37 @@ fn test(install: bool) -> Result<()> {
             "--database orders={postgres} --database shipping={postgres} --database stock={mariadb} \
              --clients 16 --orders 2000 --kill all",
         )?,
-    )
+    )?;
+    prove()
+}
+
+/// A slice of each proof: `docs/proof.md` tells what they are, and which longer runs were made.
+fn prove() -> Result<()> {
+    let slice = Arguments::default;
+    timed("lives of the engine", || sim(slice()))?;
+    timed("every order of events", || model(slice()))?;
+    timed("every state of the log after a crash", || {
+        crash_states(slice())
+    })?;
+    timed("chaos on real processes", || chaos(slice()))?;
+    timed("bytes that nobody would send", || fuzz::fuzz(slice()))?;
+    timed("seeded bugs", || bugs::run(&bugs::Arguments::default()))
+}
+
+fn sim(arguments: Arguments) -> Result<()> {
+    arguments.run("sim", "unanimity-sim")
+}
+
+fn model(arguments: Arguments) -> Result<()> {
+    arguments.run("model", "unanimity-model")
+}
+
+fn crash_states(arguments: Arguments) -> Result<()> {
+    arguments.run("crash-states", "unanimity-crash-states")
+}
+
+fn chaos(arguments: Arguments) -> Result<()> {
+    arguments.run("chaos", "unanimity-chaos --features failpoints")
 }
 
 /// An example, with these arguments, on databases of its own.

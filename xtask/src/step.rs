@@ -29,6 +29,21 @@ pub(crate) fn step(name: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Says what is done here, and how long it took.
+///
+/// # Errors
+/// Where it fails.
+pub(crate) fn timed(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    eprintln!("\n==> {name}");
+    let started = Instant::now();
+    work().with_context(|| format!("{name} failed"))?;
+    eprintln!(
+        "==> {name}: done in {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
 /// The command as one would type it.
 fn line(command: &Command) -> String {
     let program = std::iter::once(command.get_program());
