@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use unanimity_engine::{BranchKey, Completion, Downward, SessionId, Upward, Vote};
+use unanimity_engine::{
+    BranchKey, Completion, DoneStep, Downward, Record, SagaRecord, SessionId, TransactionId,
+    Upward, Vote,
+};
 
 use super::{Invariant, Ledger, Verdict};
 use crate::fact::{Fact, key_heard};
@@ -24,7 +27,7 @@ impl Invariant for Admission {
         "admission"
     }
 
-    fn observe(&mut self, now: u64, fact: &Fact<'_>, _ledger: &Ledger) -> Verdict {
+    fn observe(&mut self, now: u64, fact: &Fact<'_>, ledger: &Ledger) -> Verdict {
         match fact {
             Fact::Opened {
                 session, capacity, ..
@@ -35,6 +38,10 @@ impl Invariant for Admission {
                 session, message, ..
             } => return self.sent(now, *session, message),
             Fact::Heard { message, .. } => self.heard(message),
+            Fact::Appended {
+                record: Record::Saga(SagaRecord::Step { transaction, step }),
+                ..
+            } if !step.resolution.is_empty() => self.done_by_hand(*transaction, step, ledger),
             _ => {}
         }
         Ok(())
@@ -69,6 +76,20 @@ impl Admission {
             ));
         }
         Ok(())
+    }
+
+    /// An operator's word gives a step's slot back, whatever its participant is still at.
+    fn done_by_hand(&mut self, saga: TransactionId, step: &DoneStep, ledger: &Ledger) {
+        let steps = ledger
+            .durable
+            .sagas
+            .get(&saga)
+            .map_or(0, |s| s.begin.steps.len() as u32);
+        let back = if step.compensation { steps } else { 0 };
+        self.open.remove(&BranchKey {
+            transaction: saga,
+            branch: step.position + 1 + back,
+        });
     }
 
     /// Whatever ends a branch, or an attempt at a step, gives its slot back.

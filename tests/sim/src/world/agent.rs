@@ -24,6 +24,8 @@ pub(super) struct Agent {
     pub(super) partitioned_until: u64,
     /// Branches that do work and were not asked for their vote yet.
     open: BTreeMap<BranchKey, Work>,
+    /// The last operation of each that was executed: one that comes twice is answered twice, and runs once.
+    executed: BTreeMap<BranchKey, u64>,
     /// What a late prepare is told.
     ended: BTreeMap<BranchKey, Vote>,
     /// When the work on a branch that was taken on ends.
@@ -168,7 +170,7 @@ impl World {
             } => Upward::Executed {
                 key,
                 sequence,
-                result: self.execute(link, key, open, &operation, away),
+                result: self.execute(link, (key, sequence), open, &operation, away),
             },
             Downward::RunStep { .. } | Downward::SettleStep { .. } => {
                 let (key, attempt, outcome) = self.step_of_saga(link, message, away)?;
@@ -298,13 +300,18 @@ impl World {
     fn execute(
         &mut self,
         link: usize,
-        key: BranchKey,
+        (key, sequence): (BranchKey, u64),
         open: bool,
         operation: &[u8],
         away: bool,
     ) -> Result<Payload, AbortReason> {
         let site = self.links[link].site;
         let process = self.process(link);
+        let before = process.executed.insert(key, sequence).unwrap_or_default();
+        if sequence <= before && process.open.contains_key(&key) {
+            process.executed.insert(key, before);
+            return Ok(rows());
+        }
         let known = process.ended.contains_key(&key);
         let found = process.open.remove(&key);
         if known || found.is_some() == open {
@@ -324,7 +331,7 @@ impl World {
             return Err(because(AbortCode::Refused));
         }
         process.open.insert(key, whole);
-        Ok(Payload::from(&b"rows"[..]))
+        Ok(rows())
     }
 
     /// A service works in a transaction that it has joined: money moves within its database.
@@ -424,6 +431,10 @@ impl World {
             _ => StepOutcome::Unknown("no step".into()),
         }
     }
+}
+
+fn rows() -> Payload {
+    Payload::from(&b"rows"[..])
 }
 
 fn gone() -> Completion {
