@@ -39,11 +39,11 @@ fn check(mut bytes: &[u8]) {
 fn seeds() -> Vec<Vec<u8>> {
     // The last number of all, which no next epoch follows.
     let last = Record::Epoch(Epoch(u64::MAX)).encode();
-    let golden: Vec<_> = record::seeds().iter().map(framed).collect();
+    let golden: Vec<_> = record::seeds().iter().map(|record| framed(record)).collect();
     vec![golden.concat(), framed(&last)]
 }
 
-fn framed(record: &Vec<u8>) -> Vec<u8> {
+fn framed(record: &[u8]) -> Vec<u8> {
     let length = u16::try_from(record.len()).expect("golden records are short");
     [&length.to_le_bytes()[..], record].concat()
 }
