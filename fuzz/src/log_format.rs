@@ -29,6 +29,11 @@ impl Segment {
         Self::new(log_id, salt, length, 1, 0)
     }
 
+    /// One that is left of a log whose older segments were trimmed.
+    pub(crate) fn first_at(lsn: u64, salt: u64, length: usize) -> Self {
+        Self::new(0x2a, salt, length, lsn, 0)
+    }
+
     /// The segment that follows this one.
     pub(crate) fn next(&self) -> Self {
         let salt = self.salt.rotate_left(7) ^ 0x5bd1_e995;

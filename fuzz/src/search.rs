@@ -13,6 +13,11 @@ use unanimity_fuzz::{TARGET_VARIABLE, Target, corpus};
 
 use crate::arguments::{Arguments, Usage};
 
+/// Inputs of a target that are kept, at most.
+const KEPT: usize = 32;
+/// The longest that is kept.
+const KEPT_BYTES: u64 = 512;
+
 /// What a search found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
@@ -125,13 +130,14 @@ impl Search {
         Ok(command)
     }
 
-    /// Keeps the smallest of the inputs that together reach all that was reached.
+    /// Keeps those of the inputs that reach most, as few and as small as will do: what is left out is soon found again.
     fn keep(&self, target: &Target, directory: &Path, found: [&PathBuf; 2]) -> Result<()> {
         let (kept, merged) = (corpus::directory(target), directory.join("merged"));
         fs::create_dir_all(&merged)?;
         let status = self
             .engine(target, &directory.join("merge"))?
-            .arg("-merge=1")
+            // By places alone, not by how often each was passed: the corpus is to stay small.
+            .args(["-set_cover_merge=1", "-use_counters=0", "-use_cmp=0"])
             .arg(&merged)
             .args(found)
             .arg(&kept)
@@ -145,12 +151,29 @@ impl Search {
         for old in corpus::files(&kept, "")? {
             fs::remove_file(old)?;
         }
-        for path in corpus::files(&merged, "")? {
+        for path in best(&merged)? {
             let name = path.file_name().context("a file has a name")?;
             fs::copy(&path, kept.join(name))?;
         }
         Ok(())
     }
+}
+
+/// The engine writes first what reaches most.
+fn best(merged: &Path) -> Result<Vec<PathBuf>> {
+    let mut inputs = Vec::new();
+    for path in corpus::files(merged, "")? {
+        let about = fs::metadata(&path)?;
+        if about.len() <= KEPT_BYTES {
+            inputs.push((about.modified()?, path));
+        }
+    }
+    inputs.sort();
+    Ok(inputs
+        .into_iter()
+        .take(KEPT)
+        .map(|(_, path)| path)
+        .collect())
 }
 
 fn artifacts(target: &Target) -> String {

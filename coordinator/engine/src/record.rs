@@ -206,7 +206,7 @@ impl Record {
 
     fn from_wire(kind: Kind) -> Result<Self, DecodeError> {
         Ok(match kind {
-            Kind::Epoch(epoch) => Record::Epoch(Epoch(epoch)),
+            Kind::Epoch(number) => Record::Epoch(epoch(number)?),
             Kind::Participant(p) => Record::Participant {
                 name: name(&p.name)?,
                 one_phase: p.one_phase,
@@ -229,7 +229,7 @@ impl Record {
                 reason: resolve.reason,
             },
             Kind::CheckpointBegin(begin) => Record::CheckpointBegin {
-                epoch: Epoch(begin.epoch),
+                epoch: epoch(begin.epoch)?,
                 forgotten: if begin.forgotten.is_empty() {
                     None
                 } else {
@@ -406,7 +406,7 @@ impl TryFrom<WireDecision> for Decision {
         });
         Ok(Decision {
             transaction: wire.transaction.parse()?,
-            request_id: RequestId::parse(&wire.request_id),
+            request_id: request_id(&wire.request_id)?,
             fingerprint: wire.fingerprint,
             branches: branches.collect::<Result<_, DecodeError>>()?,
             traceparent: wire.traceparent,
@@ -460,6 +460,24 @@ fn heuristics(wire: Vec<WireHeuristic>) -> Result<Vec<Heuristic>, DecodeError> {
         .collect()
 }
 
+/// The next start takes the next number, so there is one.
+fn epoch(number: u64) -> Result<Epoch, DecodeError> {
+    let has_next = number < u64::MAX;
+    has_next
+        .then_some(Epoch(number))
+        .ok_or_else(|| malformed("epoch without a next one"))
+}
+
+/// Empty for none. One that is malformed is not taken for none: then the same request could commit once more.
+pub(crate) fn request_id(text: &str) -> Result<Option<RequestId>, DecodeError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    RequestId::parse(text)
+        .map(Some)
+        .ok_or_else(|| malformed("request id"))
+}
+
 pub(crate) fn name(text: &str) -> Result<ParticipantName, DecodeError> {
     ParticipantName::parse(text).ok_or_else(|| malformed("participant name"))
 }
@@ -471,5 +489,53 @@ pub(crate) fn malformed(what: &str) -> DecodeError {
 impl From<MalformedId> for DecodeError {
     fn from(error: MalformedId) -> Self {
         DecodeError::Malformed(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(kind: Kind) -> Result<Record, DecodeError> {
+        let mut bytes = vec![VERSION];
+        Wire { kind: Some(kind) }
+            .encode(&mut bytes)
+            .expect("a Vec grows");
+        Record::decode(&bytes)
+    }
+
+    #[test]
+    fn an_epoch_that_no_next_one_follows_is_no_record() {
+        let begin = |epoch| {
+            Kind::CheckpointBegin(WireCheckpointBegin {
+                epoch,
+                forgotten: String::new(),
+            })
+        };
+        for kind in [Kind::Epoch(u64::MAX), begin(u64::MAX)] {
+            assert!(matches!(decode(kind), Err(DecodeError::Malformed(_))));
+        }
+        for kind in [Kind::Epoch(u64::MAX - 1), begin(u64::MAX - 1)] {
+            assert!(decode(kind).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_request_id_that_cannot_be_read_is_not_taken_for_none() {
+        let commit = |request_id: &str| {
+            Kind::Commit(WireDecision {
+                transaction: "u1.0000002a.3.0192f0c4a7b87c3d8e9f00112233aabb".into(),
+                request_id: request_id.into(),
+                ..WireDecision::default()
+            })
+        };
+        assert!(decode(commit("")).is_ok());
+        assert!(decode(commit("order-7")).is_ok());
+        for wrong in ["a\nb", &"x".repeat(65)] {
+            assert!(matches!(
+                decode(commit(wrong)),
+                Err(DecodeError::Malformed(_))
+            ));
+        }
     }
 }

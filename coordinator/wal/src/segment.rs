@@ -127,6 +127,11 @@ pub(crate) fn check_header(
             remedy: REMEDY_SEGMENTS,
         });
     }
+    // A record takes more than a byte, so no LSN in the segment is past this.
+    let is_possible = first_lsn > 0 && first_lsn.checked_add(bytes.len() as u64).is_some();
+    if !is_possible {
+        return damaged(0, "no log has a record with that LSN");
+    }
     if header.segment_bytes != bytes.len() as u64 {
         let (expected, found) = (header.segment_bytes, bytes.len());
         let reason = format!("the file has {found} bytes, but was made with {expected}");
@@ -180,5 +185,40 @@ pub(crate) fn scan(
         end,
         last_crc: expected.previous_crc,
         tail: tail::judge(bytes, end, expected),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::check_header;
+    use crate::WalError;
+    use crate::header::SegmentHeader;
+
+    #[test]
+    fn a_segment_of_an_lsn_that_no_log_reaches_is_damage() {
+        let check = |first_lsn| {
+            let header = SegmentHeader {
+                log_id: 7,
+                salt: 9,
+                first_lsn,
+                segment_bytes: 512,
+                previous_crc: 0,
+            };
+            let mut bytes = header.encode().to_vec();
+            bytes.resize(512, 0);
+            check_header(Path::new("segment"), first_lsn, &bytes)
+        };
+        for first_lsn in [0, u64::MAX - 511, u64::MAX] {
+            let refused = check(first_lsn);
+            assert!(
+                matches!(refused, Err(WalError::Damaged { .. })),
+                "{first_lsn}: {refused:?}"
+            );
+        }
+        for first_lsn in [1, u64::MAX - 512] {
+            assert!(check(first_lsn).is_ok(), "{first_lsn}");
+        }
     }
 }

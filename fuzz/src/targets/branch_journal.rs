@@ -35,7 +35,7 @@ fn altered(bytes: &[u8]) -> Vec<u8> {
         // Of no use past the end; there the file is cut.
         match file.get_mut(at) {
             Some(byte) => *byte = change[2],
-            None => file.truncate(file.len() - usize::from(change[2])),
+            None => file.truncate(file.len().saturating_sub(change[2].into())),
         }
     }
     file

@@ -132,7 +132,10 @@ fn segment_seeds() -> Vec<Vec<u8>> {
     segment.append(vec![vec![7; 100]]);
     let whole = [&[1], &segment.bytes[..]].concat();
     let torn = [&[1], &segment.bytes[..segment.end() - 40], &[0; 456]].concat();
-    vec![empty, whole, torn]
+    // Its first record has the last number of all.
+    let mut last = Segment::first_at(u64::MAX, 7, 2 * SECTOR_BYTES);
+    last.append(vec![vec![7; 9]]);
+    vec![empty, whole, torn, [&[2], &last.bytes[..]].concat()]
 }
 
 // ---- damage

@@ -1,6 +1,6 @@
 //! Recovery: the fold of the log's records, and the engine that starts from it.
 
-use unanimity_engine::{LogId, Moment, Record, Replay, Seq, Settings, Start};
+use unanimity_engine::{Epoch, LogId, Moment, Record, Replay, Seq, Settings, Start};
 
 use super::record;
 use crate::Target;
@@ -37,11 +37,13 @@ fn check(mut bytes: &[u8]) {
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let records = record::seeds();
-    let framed = |record: &Vec<u8>| {
-        let length = u16::try_from(record.len()).expect("golden records are short");
-        [&length.to_le_bytes()[..], record].concat()
-    };
-    let framed: Vec<_> = records.iter().map(framed).collect();
-    vec![framed.concat()]
+    // The last number of all, which no next epoch follows.
+    let last = Record::Epoch(Epoch(u64::MAX)).encode();
+    let golden: Vec<_> = record::seeds().iter().map(|record| framed(record)).collect();
+    vec![golden.concat(), framed(&last)]
+}
+
+fn framed(record: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(record.len()).expect("golden records are short");
+    [&length.to_le_bytes()[..], record].concat()
 }

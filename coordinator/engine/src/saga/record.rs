@@ -9,7 +9,7 @@ use crate::{
     id::{LockKey, RequestId, StepName, TransactionId},
     input::Payload,
     outcome::{AbortCode, AbortReason},
-    record::{DecodeError, malformed, name},
+    record::{DecodeError, malformed, name, request_id},
     saga::{Argument, Binding, Kind, Place, RetryPolicy, StepDefinition, StepWork, Work},
 };
 
@@ -440,7 +440,7 @@ impl TryFrom<WireBegin> for SagaBegin {
         let lock = |key: &String| LockKey::parse(key).ok_or_else(|| malformed("lock"));
         Ok(SagaBegin {
             transaction: wire.transaction.parse()?,
-            request_id: RequestId::parse(&wire.request_id),
+            request_id: request_id(&wire.request_id)?,
             fingerprint: wire.fingerprint,
             traceparent: wire.traceparent,
             token: wire.token,
