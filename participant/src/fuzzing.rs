@@ -71,6 +71,7 @@ fn on_branch(key: v1::BranchKey, work: Work) -> Kind {
             timeout: span(timeout),
         }),
         Work::Prove => Kind::Prove(v1::Prove { key }),
+        Work::Abandon => unreachable!("no message says so"),
         Work::RunStep(run) => Kind::RunStep(run_step(key, *run)),
         Work::SettleStep { age, attempt } => Kind::SettleStep(v1::SettleStep {
             key,
