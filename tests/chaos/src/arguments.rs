@@ -57,7 +57,7 @@ pub(crate) struct Arguments {
     pub(crate) faults: Vec<Kind>,
 
     /// Clients at work at once.
-    #[arg(long, value_name = "NUMBER", default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=500))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=500))]
     pub(crate) clients: u16,
 
     /// Print the figures as one line of JSON, the last on standard output.

@@ -9,7 +9,7 @@ use sqlx::{
 };
 
 /// Accounts of a bank, numbered from 1.
-pub(crate) const ACCOUNTS: i64 = 400;
+pub(crate) const ACCOUNTS: i64 = 1_000;
 
 /// What each holds at first.
 pub(crate) const INITIAL_BALANCE: i64 = 10_000;

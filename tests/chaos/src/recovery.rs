@@ -1,9 +1,15 @@
 //! How long it takes until work is done again after a kill: to the end of the first transaction that began after it, where the killed process
 //! was needed.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
+
+/// So many transactions that committed show that every agent of a bank has heard from the coordinator.
+const LATEST: usize = 10;
 
 /// Kills, and what came after.
 #[derive(Debug, Default)]
@@ -15,6 +21,8 @@ pub(crate) struct Recovery {
 struct State {
     waiting: Vec<Wait>,
     times: Vec<Duration>,
+    /// When transactions began that committed, by bank; the latest few.
+    successes: HashMap<usize, VecDeque<Instant>>,
 }
 
 #[derive(Debug)]
@@ -33,10 +41,17 @@ impl Recovery {
     /// A transaction that began then has committed.
     pub(crate) fn succeeded(&self, started: Instant, banks: impl Iterator<Item = usize>) {
         let mut state = self.state.lock();
+        let banks: Vec<_> = banks.collect();
+        for bank in &banks {
+            let latest = state.successes.entry(*bank).or_default();
+            latest.push_back(started);
+            if latest.len() > LATEST {
+                latest.pop_front();
+            }
+        }
         if state.waiting.is_empty() {
             return;
         }
-        let banks: Vec<_> = banks.collect();
         let over = |wait: &Wait| {
             started >= wait.killed && wait.bank.is_none_or(|bank| banks.contains(&bank))
         };
@@ -48,6 +63,18 @@ impl Recovery {
         state
             .times
             .extend(over.iter().map(|wait| wait.killed.elapsed()));
+    }
+
+    /// Whether each bank has had some transactions since that began then or later, and have committed.
+    pub(crate) fn all_worked_since(&self, time: Instant, banks: usize) -> bool {
+        let state = self.state.lock();
+        let worked = |bank| {
+            let latest = state.successes.get(&bank);
+            latest.is_some_and(|latest| {
+                latest.len() == LATEST && latest.iter().all(|started| *started >= time)
+            })
+        };
+        (0..banks).all(worked)
     }
 
     /// The traffic pauses: what has not been seen to recover won't be.

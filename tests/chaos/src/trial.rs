@@ -29,6 +29,8 @@ pub(crate) struct Trial {
     /// Processes that end at a failpoint may be armed with another one.
     arming: AtomicBool,
     pub(crate) done: Mutex<Done>,
+    /// Whoever hurts the disk holds this.
+    pub(crate) disk: tokio::sync::Mutex<()>,
 }
 
 /// What was done, and what came of it.
@@ -64,6 +66,7 @@ impl Trial {
             in_flight: Arc::default(),
             arming: AtomicBool::new(false),
             done: Mutex::default(),
+            disk: tokio::sync::Mutex::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use unanimity_client::{Client, Operation, SagaSubmission, Step, Submission};
 use crate::bank::{ACCOUNTS, SAGA_ACCOUNT};
 
 /// Time until what is not decided is aborted: two that wait for each other's locks in different databases end by this.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A row that a piece of work leaves in a bank.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,7 +143,7 @@ fn transfer(random: &mut StdRng, banks: &[usize], parties: usize, amount: i64) -
         bank,
         part: part.into(),
         // Some accounts are in demand, so that locks are waited for.
-        account: match random.random_range(0..10) {
+        account: match random.random_range(0..50) {
             0 => random.random_range(1..=5),
             _ => random.random_range(6..ACCOUNTS),
         },

@@ -24,10 +24,13 @@ const LOOKS: Duration = Duration::from_millis(3_500);
 const OLD_COPY: i32 = 65;
 
 /// How often to try to kill it with something prepared.
-const ATTEMPTS: u32 = 6;
+const ATTEMPTS: u32 = 4;
 
-/// Between the copy and its use.
-const AGE: Duration = Duration::from_millis(1_500);
+/// How long to look for something prepared.
+const LOOK: Duration = Duration::from_millis(1_500);
+
+/// How long to wait until a copy is an old one.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// An empty directory is another log: what the first one left prepared is foreign to it, and is not touched.
 pub(super) async fn empty(trial: &Trial) {
@@ -59,7 +62,7 @@ async fn kill_with_something_prepared(trial: &Trial, running: &mut Running) -> R
     let _held = clients.held.lock().await;
     for _ in 0..ATTEMPTS {
         let begin = Instant::now();
-        while tables::prepared(&trial.system.banks).await?.is_empty() && begin.elapsed() < AGE {}
+        while tables::prepared(&trial.system.banks).await?.is_empty() && begin.elapsed() < LOOK {}
         kill(trial, running);
         clients.proxy.set(Fault::Reset);
         // What was on its way when it was killed is done.
@@ -97,13 +100,23 @@ async fn look_at_foreign(trial: &Trial) -> Result<Landing> {
 ///
 /// Agents only know this as long as they live, so that meanwhile none of them is killed.
 pub(super) async fn old(trial: &Trial) {
+    for _ in 0..ATTEMPTS {
+        let landing = try_old(trial).await;
+        if !matches!(landing, Ok(Landing::Skipped)) {
+            return finish(trial, Kind::OldDirectory, landing);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    finish(trial, Kind::OldDirectory, Ok(Landing::Skipped));
+}
+
+async fn try_old(trial: &Trial) -> Result<Landing> {
     let mut agents = Vec::new();
     for agent in &trial.system.agents {
         agents.push(agent.running.lock().await);
     }
     let mut running = trial.system.coordinator.running.lock().await;
-    let landing = with_old(trial, &mut running, agents).await;
-    finish(trial, Kind::OldDirectory, landing);
+    with_old(trial, &mut running, agents).await
 }
 
 async fn with_old(
@@ -113,19 +126,16 @@ async fn with_old(
 ) -> Result<Landing> {
     let System { data, .. } = &trial.system;
     let (aside, copy) = (data.with_extension("aside"), data.with_extension("copy"));
-    if running.process.ended().is_some() {
+    if running.process.ended().is_some() || !live(&mut agents) {
         return Ok(Landing::Skipped);
     }
     running.process.pause();
     let copied = copy_files(data, &copy);
     running.process.resume();
     copied?;
-    tokio::time::sleep(AGE).await;
+    let outdated = outdated(trial).await;
     let _clients = CutOff::new(&trial.system).await;
-    let agents_live = agents
-        .iter_mut()
-        .all(|agent| agent.process.ended().is_none());
-    if running.process.ended().is_some() || !agents_live {
+    if !outdated || running.process.ended().is_some() || !live(&mut agents) {
         fs::remove_dir_all(&copy)?;
         return Ok(Landing::Skipped);
     }
@@ -141,6 +151,25 @@ async fn with_old(
     fs::rename(&aside, data)?;
     trial.system.coordinator.restart(running, None);
     Ok(landing)
+}
+
+fn live(agents: &mut [MutexGuard<'_, Running>]) -> bool {
+    agents
+        .iter_mut()
+        .all(|agent| agent.process.ended().is_none())
+}
+
+/// Waits until participants were told of records that a copy made now lacks.
+async fn outdated(trial: &Trial) -> bool {
+    let begin = Instant::now();
+    let banks = trial.system.banks.len();
+    while !trial.recovery.all_worked_since(begin, banks) {
+        if begin.elapsed() > PATIENCE {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    true
 }
 
 async fn refuses(trial: &Trial, running: &mut Running) -> Landing {

@@ -20,17 +20,22 @@ pub(super) async fn any(trial: &Trial, kind: Kind, dice: u64) {
     let mut dice = StdRng::seed_from_u64(dice);
     let fault = draw(kind, &mut dice);
     let what = format!("{fault:?}");
+    // Two tracers at once the system doesn't let near a process.
+    let _held = trial.disk.lock().await;
     for _ in 0..ATTEMPTS {
         if strike(trial, kind, fault).await {
             return trial.landed(kind, Landing::Installed, &what);
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     trial.landed(kind, Landing::Skipped, &what);
 }
 
 /// Whether it landed. Whoever kills the coordinator meanwhile ends the fault with it.
 async fn strike(trial: &Trial, kind: Kind, fault: Fault) -> bool {
+    if trial.system.serves().await.is_err() {
+        return false;
+    }
     let process = {
         let mut running = trial.system.coordinator.running.lock().await;
         if running.process.ended().is_some() {

@@ -13,17 +13,19 @@ use super::{Kind, Landing};
 pub(super) async fn any(trial: &Trial, kind: Kind, dice: u64) {
     let mut dice = StdRng::seed_from_u64(dice);
     let links = &trial.system.links;
-    let link = &links[dice.random_range(0..links.len())];
+    let first = dice.random_range(0..links.len());
     let fault = draw(kind, &mut dice);
     // Mostly longer than a transaction's time; now and then longer than keep-alive waits, too.
     let time = Duration::from_millis(match dice.random_range(0..4) {
         0 => dice.random_range(10_500..12_000),
         _ => dice.random_range(500..6_500),
     });
-    let what = format!("{fault:?} at {} for {time:?}", link.name);
-    let Ok(_held) = link.held.try_lock() else {
-        return trial.landed(kind, Landing::Skipped, &what);
+    let mut candidates = links.iter().cycle().skip(first).take(links.len());
+    let free = candidates.find_map(|link| Some((link, link.held.try_lock().ok()?)));
+    let Some((link, _held)) = free else {
+        return trial.landed(kind, Landing::Skipped, "all links are hurt already");
     };
+    let what = format!("{fault:?} at {} for {time:?}", link.name);
     trial.history.event("network", &what);
     link.proxy.set(fault);
     tokio::time::sleep(time).await;
