@@ -5,7 +5,7 @@ mod house;
 
 use house::{Deed, House, Manner, id, lock, name, reason, step, submit, work};
 use unanimity_engine::{
-    AbortCode, BranchKey, Input, Moment, Record, Refusal, SagaRecord,
+    AbortCode, Argument, Binding, BranchKey, Input, Moment, Place, Record, Refusal, SagaRecord,
     StepKind::{Compensatable, Pivot, Retriable},
     StepOutcome, StepState, StepWork, Ticket, TransactionState, Upward,
 };
@@ -447,4 +447,52 @@ fn a_compensation_that_an_earlier_incarnation_may_have_sent_is_as_old_as_its_sag
     house.run();
     assert_eq!(state(&house), Some(TransactionState::Compensated));
     assert!(house.sites[0].age_ms >= 4_000, "{}", house.sites[0].age_ms);
+}
+
+/// A step that was done before a crash, and can't be sent again to find that out, is not taken for one that never was.
+#[test]
+fn a_pivot_that_can_not_be_asked_again_is_not_presumed_undone() {
+    let mut house = House::new(&[("a", Manner::Does, true), ("b", Manner::Does, false)]);
+    let mut pivot = step("b", Pivot, &["a"]);
+    if let StepWork::Single { action, .. } = &mut pivot.work {
+        action.bindings.push(Binding {
+            place: Place {
+                operation: 0,
+                argument: Argument::Parameter("of".into()),
+            },
+            reference: "a.step".parse().expect("a reference"),
+        });
+    }
+    let steps = vec![step("a", Compensatable, &[]), pivot];
+    house.give(Input::SubmitSaga(submit(1, steps)));
+    while house.deeds.len() < 2 {
+        assert!(house.step());
+    }
+    house.crash(false);
+    house.close_session(0);
+    let resolve = |ticket: u64, step: &str| Input::ResolveStep {
+        ticket: Ticket(ticket),
+        transaction: id(1),
+        step: step.into(),
+        reason: "done at the console".into(),
+    };
+    // Of what an operator did by hand there is no result, to which the pivot refers.
+    house.give(resolve(60, "a"));
+    house.sync();
+    house.open_session(0);
+    for _ in 0..200 {
+        house.step();
+    }
+    let saga = |house: &House| house.engine.transaction(&id(1)).expect("it is remembered");
+    let steps = saga(&house).saga.expect("a saga").steps;
+    assert_eq!(saga(&house).state, TransactionState::Running);
+    assert!(steps[1].stuck, "a human must look");
+    house.give(resolve(61, "b"));
+    house.run();
+    assert_eq!(saga(&house).state, TransactionState::Committed);
+    assert_eq!(
+        house.deeds,
+        [Deed::Did("a".into()), Deed::Did("b".into())],
+        "nothing is undone"
+    );
 }

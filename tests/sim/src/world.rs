@@ -189,6 +189,7 @@ impl World {
             Event::Asks(client) => self.client_acts(client),
             Event::Befalls(entry) => self.befall(entry),
             Event::Heals => self.heal(),
+            Event::Operates => self.operate(),
             Event::Starts => self.start(),
             Event::Dies { life } => self.dies_if(life),
             Event::Stops { life } => self.stop_if_drained(life),

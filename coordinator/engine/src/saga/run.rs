@@ -116,7 +116,11 @@ impl Engine {
             }
             Some(Err(problem)) => {
                 let reason = AbortReason::own(AbortCode::InvalidOperation, problem);
-                self.step_refused(key, reason);
+                match task {
+                    Task::Act | Task::Undo => self.step_refused(key, reason),
+                    // It may have been sent before, so that it can't be sent now tells nothing.
+                    Task::Settle => self.step_failed(key, reason, true),
+                }
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use unanimity_engine::{Answer, Downward, Record, Refusal, TransactionId, TransactionView};
+use unanimity_engine::{
+    Answer, BranchKey, Downward, Record, Refusal, TransactionId, TransactionView,
+};
 
 use super::{Invariant, Ledger, Verdict};
 use crate::fact::{Changed, Fact, What, told};
@@ -13,6 +15,7 @@ pub(crate) struct DecisionStable {
     told: BTreeMap<TransactionId, bool>,
     /// Transactions that changed something for good.
     changed: BTreeSet<TransactionId>,
+    committed: BTreeSet<BranchKey>,
 }
 
 impl Invariant for DecisionStable {
@@ -51,9 +54,10 @@ impl Invariant for DecisionStable {
                 message: Downward::Abort { key, .. },
                 ..
             } => match ledger.durable.commits.get(&key.transaction) {
-                Some(named) if named.contains(&key.branch) => Err(format!(
-                    "abort of {key} was sent, which is decided to commit"
-                )),
+                // One that committed long ago, and is forgotten, can't be harmed.
+                Some(named) if named.contains(&key.branch) && !self.committed.contains(key) => Err(
+                    format!("abort of {key} was sent, which is decided to commit"),
+                ),
                 _ => Ok(()),
             },
             Fact::Changed(changed) if !changed.by_hand => self.change(changed),
@@ -106,6 +110,7 @@ impl DecisionStable {
         };
         if commits {
             self.changed.insert(id);
+            self.committed.insert(changed.key);
         }
         match self.told.get(&id) {
             Some(before) if *before != commits => Err(format!(

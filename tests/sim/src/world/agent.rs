@@ -46,6 +46,7 @@ impl World {
     pub(super) fn agent_dies(&mut self, site: usize, agent: usize, late: bool) {
         let process = &mut self.sites[site].agents[agent];
         let (life, partitioned_until) = (process.life + 1, process.partitioned_until);
+        let ended = std::mem::take(&mut process.ended);
         *process = Agent {
             life,
             partitioned_until,
@@ -56,13 +57,14 @@ impl World {
             Event::Works(job) => {
                 let link = &links[job.link];
                 let own = (link.site, link.agent) == (site, agent) && !job.late;
-                let changes = matches!(
-                    job.message,
-                    Downward::Prepare { .. }
-                        | Downward::Commit { .. }
-                        | Downward::Abort { .. }
-                        | Downward::RunStep { .. }
-                );
+                let changes = match &job.message {
+                    // One that it had voted on was not sent to the database again.
+                    Downward::Prepare { key, .. } => !ended.contains_key(key),
+                    Downward::Commit { .. } | Downward::Abort { .. } | Downward::RunStep { .. } => {
+                        true
+                    }
+                    _ => false,
+                };
                 job.late |= own && changes;
                 !own || changes && late
             }

@@ -13,6 +13,8 @@ pub(super) enum Event {
     Befalls(usize),
     /// All faults end.
     Heals,
+    /// An operator looks at what is stuck.
+    Operates,
     /// The coordinator's process starts.
     Starts,
     /// It dies, if it is still that incarnation.

@@ -32,6 +32,7 @@ impl World {
             self.events.at(self.now, Event::Starts);
         }
         self.fact(&Fact::Healed);
+        self.events.at(self.now, Event::Operates);
     }
 
     /// Nothing is on its way any more, or it takes too long.

@@ -1,10 +1,10 @@
 //! An operator: ends by hand what hangs, and tells the coordinator the truth about it.
 
 use unanimity_engine::{
-    BranchKey, InDoubtKind, Input, Resolution, StepState, StepWork, TransactionId,
+    BranchKey, InDoubtKind, Input, Resolution, StepState, StepView, StepWork, TransactionId,
 };
 
-use super::{World, client::Purpose};
+use super::{World, client::Purpose, event::Event};
 use crate::{
     database::Step,
     plan::{Act, Ask},
@@ -50,21 +50,35 @@ impl World {
         );
     }
 
-    /// Does a step that is tried in vain, or its compensation, under its own marker, and says so.
+    /// Looks after sagas that are stuck, now and then: that is what a human is for. What an operator did by hand has no result, and a step that
+    /// refers to it can't be sent again.
+    pub(super) fn operate(&mut self) {
+        self.events.at(self.now + 1_000, Event::Operates);
+        self.resolve_step(|step| step.stuck);
+    }
+
+    /// Does a step that is being tried, whether it needs that or not.
     pub(super) fn operator_resolves_step(&mut self) {
-        let Some((transaction, position, undo)) = self.step_in_vain() else {
-            return;
+        if self.resolve_step(|_| true) {
+            self.figures.landed("operator_resolves_step");
+        }
+    }
+
+    /// Does a step, or its compensation, under its own marker, and says so.
+    fn resolve_step(&mut self, chosen: impl Fn(&StepView) -> bool) -> bool {
+        let Some((transaction, position, undo)) = self.step_in_vain(chosen) else {
+            return false;
         };
         let Some((name, participant, work, count)) = self.work_of_step(transaction, position, undo)
         else {
-            return;
+            return false;
         };
         let Some(site) = self
             .sites
             .iter()
             .position(|s| s.name.as_str() == participant)
         else {
-            return;
+            return false;
         };
         let action = BranchKey {
             transaction,
@@ -89,9 +103,8 @@ impl World {
         };
         self.note_changes(site);
         if !matches!(done, unanimity_engine::StepOutcome::Done(_)) {
-            return;
+            return false;
         }
-        self.figures.landed("operator_resolves_step");
         let ticket = self.ticket(Purpose::Bystander);
         self.send_call(
             ticket,
@@ -102,23 +115,30 @@ impl World {
                 reason: "done at the console".into(),
             },
         );
+        true
     }
 
     /// A step that is being tried: its saga, its position, and whether it is undone.
-    fn step_in_vain(&self) -> Option<(TransactionId, usize, bool)> {
+    fn step_in_vain(
+        &self,
+        chosen: impl Fn(&StepView) -> bool,
+    ) -> Option<(TransactionId, usize, bool)> {
         let engine = self.engine.as_ref()?;
         engine.transactions(None).find_map(|view| {
             let saga = view.saga?;
             let tried = |state: StepState| {
                 matches!(
                     state,
-                    StepState::Running | StepState::Retrying | StepState::Compensating
+                    StepState::Running
+                        | StepState::Settling
+                        | StepState::Retrying
+                        | StepState::Compensating
                 )
             };
             let single = |at: &usize| saga.steps[*at].participants.len() == 1;
             let at = (0..saga.steps.len())
                 .filter(single)
-                .find(|at| tried(saga.steps[*at].state))?;
+                .find(|at| tried(saga.steps[*at].state) && chosen(&saga.steps[*at]))?;
             Some((view.id, at, saga.steps[at].state == StepState::Compensating))
         })
     }
