@@ -135,6 +135,10 @@ fn run(configuration: &Configuration, threads: usize) -> Findings {
         how: how.clone(),
         trace: trace(configuration, checker.discovery(promise)),
     });
+    let mut breaches: Vec<_> = breaches.collect();
+    breaches.sort_by_key(|breach| breach.trace.len());
+    let shortest = breaches.first().map_or(0, |breach| breach.trace.len());
+    breaches.retain(|breach| breach.trace.len() == shortest); // The longer ones only follow from it.
     let seen = model.seen.lock().unwrap_or_else(PoisonError::into_inner);
     let unseen = configuration.seen.iter().copied();
     Findings {
@@ -142,7 +146,7 @@ fn run(configuration: &Configuration, threads: usize) -> Findings {
         total_states: checker.state_count(),
         depth: checker.max_depth(),
         seconds: began.elapsed().as_secs_f64(),
-        breaches: breaches.collect(),
+        breaches,
         unseen: unseen.filter(|sight| !seen.contains(sight)).collect(),
     }
 }

@@ -205,7 +205,9 @@ impl World {
             site.cut(configuration.network.strays);
         }
         self.clients.iter_mut().for_each(Client::cut);
-        Arc::make_mut(&mut self.coordinator).restart(kept, configuration.settings);
+        if !Arc::make_mut(&mut self.coordinator).restart(kept, configuration.settings) {
+            self.is_wrong("the log was trimmed too far, and will not open".into());
+        }
         self.drain(configuration);
     }
 

@@ -32,7 +32,15 @@ pub(super) fn all() -> Vec<Configuration> {
         saga(),
         locks().deep("locks-deep", "the same with more faults", more),
         chain().deep("saga-chain-deep", "the same with more faults", more),
-        saga().deep("saga-deep", "the same with two crashes", more),
+        saga().deep(
+            "saga-deep",
+            "the same with two crashes, or a cancel",
+            Faults {
+                aborts: 1,
+                laters: 1,
+                ..more
+            },
+        ),
     ]
 }
 
@@ -154,7 +162,6 @@ fn saga() -> Configuration {
         cuts: 1,
         ticks: 1,
         laters: 1,
-        aborts: 1,
         ..Faults::default()
     };
     Configuration::new(

@@ -21,15 +21,17 @@ pub(super) fn all() -> Vec<Configuration> {
     vec![
         strangers(),
         lost(),
-        one_phase(),
-        repeated(),
-        late(),
-        checkpoint(),
+        slow(),
         capacity(),
-        read_only(),
         three(),
+        repeated(),
+        checkpoint(),
         crossing(),
+        late(),
+        withdrawn(),
         interactive(),
+        one_phase(),
+        read_only(),
         two_phase(),
         one_phase().deep(
             "one-phase-deep",
@@ -48,6 +50,7 @@ pub(super) fn all() -> Vec<Configuration> {
             "two-phase-deep",
             "the same with two crashes",
             Faults {
+                aborts: 1,
                 crashes: 2,
                 cuts: 1,
                 ticks: 1,
@@ -109,6 +112,34 @@ fn lost() -> Configuration {
         .ask(Ask::Submit(vec![0, 1]), 1, false)
         .faults(faults)
         .seen(&[Sight::Commit, Sight::Heuristic])
+}
+
+fn slow() -> Configuration {
+    let faults = Faults {
+        ticks: 2,
+        laters: 1,
+        ..NONE
+    };
+    Configuration::new("slow", "deadlines come, and a participant is busy")
+        .sites(2, &[Well])
+        .ask(Ask::Submit(vec![0, 1]), 1, false)
+        .faults(faults)
+        .seen(&[Sight::Commit, Sight::Abort])
+}
+
+fn withdrawn() -> Configuration {
+    let faults = Faults {
+        crashes: 1,
+        cuts: 1,
+        aborts: 1,
+        ..NONE
+    };
+    Configuration::new("withdrawn", "a client aborts, at any time")
+        .sites(2, &[Well])
+        .ask(Ask::Submit(vec![0, 1]), 1, false)
+        .faults(faults)
+        .network(true, true)
+        .seen(&[Sight::Commit, Sight::Abort])
 }
 
 fn one_phase() -> Configuration {
@@ -200,7 +231,6 @@ fn read_only() -> Configuration {
     let faults = Faults {
         crashes: 1,
         cuts: 1,
-        ticks: 1,
         ..NONE
     };
     Configuration::new(
@@ -277,7 +307,6 @@ fn two_phase() -> Configuration {
         cuts: 1,
         ticks: 1,
         laters: 1,
-        aborts: 1,
         ..NONE
     };
     Configuration::new(
