@@ -11,21 +11,21 @@ pub(super) const COORDINATOR_CONFIG: Target = Target {
     name: "coordinator_config",
     promise: "any file is taken or refused, with a reason that shows no value of it",
     check: |bytes| check(bytes, read_coordinator),
-    seeds: || vec![COORDINATOR.into()],
+    seeds: || seeds(COORDINATOR),
 };
 
 pub(super) const SQL_CONFIG: Target = Target {
     name: "sql_config",
     promise: "any file is taken or refused, with a reason that shows no value of it",
     check: |bytes| check(bytes, read_sql),
-    seeds: || vec![sql::EXAMPLE.into()],
+    seeds: || seeds(sql::EXAMPLE),
 };
 
 pub(super) const HTTP_CONFIG: Target = Target {
     name: "http_config",
     promise: "any file is taken or refused, with a reason that shows no value of it",
     check: |bytes| check(bytes, read_http),
-    seeds: || vec![http::EXAMPLE.into()],
+    seeds: || seeds(http::EXAMPLE),
 };
 
 const COORDINATOR: &str = r#"listen = "127.0.0.1:7420"
@@ -82,6 +82,14 @@ fn with_secret(text: &str, line: usize) -> String {
     };
     let lines: Vec<_> = text.lines().enumerate().map(replaced).collect();
     lines.join("\n")
+}
+
+/// The secret in each line, and in none.
+fn seeds(text: &str) -> Vec<Vec<u8>> {
+    let lines = 0..=u8::try_from(text.lines().count()).expect("an example is short");
+    lines
+        .map(|line| [&[line], text.as_bytes()].concat())
+        .collect()
 }
 
 fn read_coordinator(path: &Path) -> Result<(), String> {

@@ -2,7 +2,6 @@
 
 use std::{fs, path::Path};
 
-use arbitrary::{Arbitrary, Unstructured};
 use unanimity_wal::{Options, Wal, WalError, dump};
 
 use crate::{
@@ -34,41 +33,50 @@ pub(super) const CRASHED_LOG: Target = Target {
 
 const LENGTH: usize = 8 * SECTOR_BYTES;
 
-/// What becomes of a log.
-#[derive(Arbitrary, Debug)]
-struct Life {
-    batches: Vec<Vec<Vec<u8>>>,
-    /// A new segment begins before these batches.
-    rotations: u16,
-    salt: u64,
-    mishap: Mishap,
-}
-
-#[derive(Arbitrary, Debug)]
+/// What befalls a log.
+#[derive(Debug)]
 struct Mishap {
-    segment: u8,
+    segment: usize,
     /// Where bytes are changed; no more than 4 that stand together, so that no checksum can be right by accident.
-    at: u16,
+    at: usize,
     flip: [u8; 4],
     /// Sectors of the last batch that never reached the disk.
     lost_sectors: u16,
     /// So many bytes of it were written.
-    written: Option<u16>,
+    written: usize,
 }
 
-impl Life {
-    fn of(bytes: &[u8]) -> Option<(Vec<Segment>, Mishap)> {
-        let life = Self::arbitrary_take_rest(Unstructured::new(bytes)).ok()?;
-        let mut segments = vec![Segment::first(0x2a, life.salt, LENGTH)];
-        for (at, batch) in life.batches.into_iter().take(16).enumerate() {
-            let last = segments.last()?;
-            if life.rotations & (1 << at) != 0 && !last.frames.is_empty() && segments.len() < 4 {
-                segments.push(last.next());
-            }
-            segments.last_mut()?.append(batch);
+/// Reads 12 bytes of mishap, then batches: a byte whose upper bit begins a segment and whose others count records, and for each record its
+/// length, in steps of 3 bytes, and what fills it.
+fn life_of(bytes: &[u8]) -> Option<(Vec<Segment>, Mishap)> {
+    let (mishap, mut rest) = bytes.split_first_chunk::<12>()?;
+    let pair = |at| u16::from_le_bytes([mishap[at], mishap[at + 1]]);
+    let found = Mishap {
+        segment: mishap[0].into(),
+        at: pair(1).into(),
+        flip: [mishap[3], mishap[4], mishap[5], mishap[6]],
+        lost_sectors: pair(7),
+        written: pair(9).into(),
+    };
+    let mut segments = vec![Segment::first(0x2a, mishap[11].into(), LENGTH)];
+    while let Some((control, records)) = rest.split_first() {
+        let last = segments.last()?;
+        if control & 0x80 != 0 && !last.frames.is_empty() && segments.len() < 4 {
+            segments.push(last.next());
         }
-        Some((segments, life.mishap))
+        let count = usize::from(control & 3) + 1;
+        let batch: Vec<_> = records.chunks_exact(2).take(count).map(record).collect();
+        rest = &records[batch.len() * 2..];
+        if batch.is_empty() {
+            break;
+        }
+        segments.last_mut()?.append(batch);
     }
+    Some((segments, found))
+}
+
+fn record(shape: &[u8]) -> Vec<u8> {
+    vec![shape[1]; usize::from(shape[0]) * 3]
 }
 
 fn store(directory: &Path, segments: &[Segment]) {
@@ -141,18 +149,13 @@ fn segment_seeds() -> Vec<Vec<u8>> {
 // ---- damage
 
 fn damaged_log(bytes: &[u8]) {
-    let Some((mut segments, mishap)) = Life::of(bytes) else {
+    let Some((mut segments, mishap)) = life_of(bytes) else {
         return;
     };
     let written = written(&segments);
     let last_batch = segments.last().and_then(|last| last.frames.last());
     let acknowledged = written.len() - last_batch.map_or(0, |(_, records)| records.len());
-    let at = usize::from(mishap.segment) % segments.len();
-    let file = &mut segments[at].bytes;
-    let start = usize::from(mishap.at) % file.len();
-    for (byte, flip) in file[start..].iter_mut().zip(mishap.flip) {
-        *byte ^= flip;
-    }
+    let evident = alter(&mut segments, &mishap);
     let directory = scratch::directory();
     store(directory.path(), &segments);
     let mut shown = Vec::new();
@@ -167,6 +170,10 @@ fn damaged_log(bytes: &[u8]) {
         "more is shown than was written"
     );
     if read.is_ok() {
+        assert!(
+            !evident,
+            "the last batch was altered, and is taken for torn"
+        );
         assert!(shown.len() >= acknowledged, "an acknowledged batch is lost");
         let (_, records) = open(directory.path()).expect("what can be read opens");
         assert_eq!(records, written[..shown.len()]);
@@ -175,6 +182,37 @@ fn damaged_log(bytes: &[u8]) {
         assert!(open(directory.path()).is_err(), "it opens all the same");
         assert_eq!(before, files(directory.path()), "the evidence is altered");
     }
+}
+
+/// Changes bytes; whether that hits the last batch so that it can't pass for one which a crash cut short.
+fn alter(segments: &mut [Segment], mishap: &Mishap) -> bool {
+    let at = mishap.segment % segments.len();
+    let is_last = at + 1 == segments.len();
+    let segment = &mut segments[at];
+    let whole = segment.bytes.clone();
+    let start = mishap.at % whole.len();
+    for (byte, flip) in segment.bytes[start..].iter_mut().zip(mishap.flip) {
+        *byte ^= flip;
+    }
+    let Some((place, _)) = segment.frames.last().filter(|_| is_last) else {
+        return false;
+    };
+    let (before, after) = (&whole[place.clone()], &segment.bytes[place.clone()]);
+    // What stands behind it would be its end.
+    let rest_is_clean = segment.bytes[place.end..].iter().all(|byte| *byte == 0);
+    before != after
+        && rest_is_clean
+        && after.ends_with(&before[before.len() - 1..])
+        && !misses_a_sector(segment, place)
+}
+
+/// A sector of the batch holds only zeros, as if it had never been written.
+fn misses_a_sector(segment: &Segment, place: &std::ops::Range<usize>) -> bool {
+    (0..LENGTH / SECTOR_BYTES).any(|at| {
+        let start = (at * SECTOR_BYTES).max(place.start);
+        let end = ((at + 1) * SECTOR_BYTES).min(place.end);
+        start < end && segment.bytes[start..end].iter().all(|byte| *byte == 0)
+    })
 }
 
 /// All segments.
@@ -195,7 +233,7 @@ fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
 // ---- crashes
 
 fn crashed_log(bytes: &[u8]) {
-    let Some((mut segments, mishap)) = Life::of(bytes) else {
+    let Some((mut segments, mishap)) = life_of(bytes) else {
         return;
     };
     let mut expected = written(&segments);
@@ -222,8 +260,9 @@ fn crashed_log(bytes: &[u8]) {
 
 /// What a crash in the middle of the batch at `place` may leave of it: some sectors of a prefix.
 fn crash(segment: &mut Segment, place: std::ops::Range<usize>, mishap: &Mishap) {
-    if let Some(written) = mishap.written {
-        let written = place.start + usize::from(written) % (place.len() + 1);
+    // Nought is all of it.
+    if mishap.written > 0 {
+        let written = place.start + mishap.written % (place.len() + 1);
         segment.bytes[written..place.end].fill(0);
     }
     for at in 0..16 {
@@ -235,13 +274,31 @@ fn crash(segment: &mut Segment, place: std::ops::Range<usize>, mishap: &Mishap) 
     }
 }
 
-/// Enough for a few batches, each of another shape; the search does the rest.
+/// Two segments with two batches each, and a mishap in each of some places.
 fn log_seeds() -> Vec<Vec<u8>> {
-    let mut seeds = Vec::new();
-    for length in [16_usize, 64, 200, 600] {
-        for step in [1_usize, 7, 41] {
-            seeds.push((0..length).map(|at| (at * step % 251) as u8).collect());
-        }
-    }
-    seeds
+    let batches = [
+        [0x01, 9, 7, 0, 0],
+        [0x01, 250, 1, 3, 2],
+        [0x81, 5, 5, 9, 4],
+        [0x01, 200, 0xff, 150, 6],
+    ];
+    let seed = |(segment, at, lost, written): (u8, u16, u8, u16)| {
+        let [low, high] = at.to_le_bytes();
+        let [written, more] = written.to_le_bytes();
+        let mishap = [segment, low, high, 1, 0, 0, 0, lost, 0, written, more, 9];
+        [&mishap[..], &batches.concat()].concat()
+    };
+    let places = [
+        (0, 10, 0, 0),
+        (0, 40, 1, 5),
+        (0, 64, 2, 600),
+        (0, 90, 3, 1000),
+        (0, 300, 4, 20),
+        (1, 50, 5, 0),
+        (1, 70, 6, 1),
+        (1, 85, 7, 2),
+        (1, 400, 0, 900),
+        (1, 4000, 2, 0),
+    ];
+    places.map(seed).into()
 }

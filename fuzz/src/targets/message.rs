@@ -142,6 +142,7 @@ fn is_what_was_said(taken: &Upward, message: &v1::ParticipantMessage) {
     let said = key.1.as_ref().expect("a branch was named");
     assert_eq!(key.0.transaction.to_string(), said.transaction_id);
     assert_eq!(key.0.branch, said.branch);
+    assert!(said.branch > 0, "no branch has that number");
 }
 
 fn kind_of(completion: &Completion) -> v1::CompletionKind {
@@ -388,6 +389,14 @@ fn upward_seeds() -> Vec<Vec<u8>> {
             sequence: 1,
             result: Some(v1::OperationResult::default()),
             reason: None,
+        }),
+        up::Kind::Completion(v1::Completion {
+            key: Some(v1::BranchKey {
+                transaction_id: ID.into(),
+                branch: 0,
+            }),
+            kind: v1::CompletionKind::Aborted.into(),
+            message: String::new(),
         }),
         up::Kind::Enlist(v1::Enlist {
             correlation: 1,

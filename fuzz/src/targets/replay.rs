@@ -39,7 +39,10 @@ fn check(mut bytes: &[u8]) {
 fn seeds() -> Vec<Vec<u8>> {
     // The last number of all, which no next epoch follows.
     let last = Record::Epoch(Epoch(u64::MAX)).encode();
-    let golden: Vec<_> = record::seeds().iter().map(|record| framed(record)).collect();
+    let golden: Vec<_> = record::seeds()
+        .iter()
+        .map(|record| framed(record))
+        .collect();
     vec![golden.concat(), framed(&last)]
 }
 

@@ -54,10 +54,10 @@ fn check_saga(bytes: &[u8]) {
             .parse()
             .expect("an id"),
         request_id: RequestId::parse(&given.request_id),
-        fingerprint: 7,
+        fingerprint: u64::MAX - 7,
         traceparent: String::new(),
-        token: 9,
-        deadline_unix_ms: 11,
+        token: u64::MAX - 9,
+        deadline_unix_ms: u64::MAX - 11,
         steps,
         locks,
     };
