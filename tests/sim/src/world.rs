@@ -13,7 +13,7 @@ mod operator;
 
 use std::collections::BTreeMap;
 
-use unanimity_engine::{Engine, LogId, ParticipantName, Ticket, TransactionId};
+use unanimity_engine::{Engine, LogId, LogPosition, ParticipantName, Ticket, TransactionId};
 
 use crate::{
     database::Database,
@@ -60,6 +60,8 @@ pub(crate) struct World {
     dies_again: u8,
     /// Of its last death: how long it is down, when it is noticed, and how much of a batch is kept.
     death: coordinator::Death,
+    /// How far anyone was told that the log goes.
+    seen: Option<LogPosition>,
     /// Its epoch is durable, so it takes calls and sessions.
     serving: bool,
     draining: bool,
@@ -94,6 +96,7 @@ impl World {
             now: 0,
             events: Events::default(),
             engine: None,
+            seen: None,
             born: 0,
             life: 0,
             dies_again: 0,
@@ -195,8 +198,8 @@ impl World {
             Event::Stops { life } => self.stop_if_drained(life),
             Event::Synced { life } => self.synced(life),
             Event::WritesLazily { life } => self.write_lazily(life),
-            Event::Calls { life, ticket, call } => self.call_arrives(life, ticket, call),
-            Event::Replies { ticket, answer } => self.reply_arrives(ticket, answer),
+            Event::Calls { life, ticket, call } => self.call_arrives(life, ticket, *call),
+            Event::Replies { ticket, answer } => self.reply_arrives(ticket, *answer),
             Event::CutOff { ticket } => self.call_is_cut_off(ticket),
             Event::Wakes { client, turn } => self.client_wakes(client, turn),
             Event::Up { link, message } => self.arrives_up(link, message),

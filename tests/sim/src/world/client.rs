@@ -207,13 +207,13 @@ impl World {
         }
     }
 
-    pub(super) fn reply_arrives(&mut self, ticket: Ticket, answer: Box<Result<Answer, Refusal>>) {
+    pub(super) fn reply_arrives(&mut self, ticket: Ticket, answer: Result<Answer, Refusal>) {
         let Some(Purpose::Client(client, turn)) = self.calls.remove(&ticket) else {
             return;
         };
         // What comes after it lost patience is news to it all the same, if it is the end.
         let current = self.clients[client].turn == turn;
-        match *answer {
+        match answer {
             Ok(Answer::Transaction(view)) => {
                 let found = &mut self.clients[client];
                 found.id = Some(view.id);

@@ -1,8 +1,9 @@
 //! The coordinator's process: boring, as the real driver is. It receives, feeds, drains, writes; and it dies.
 
 use unanimity_engine::{
-    Answer, BranchState, Effect, Engine, Event as Report, Input, LockView, Moment, Record, Refusal,
-    Replay, SagaRecord, Seq, Settings, Start, Ticket, TransactionView,
+    Answer, BranchState, Effect, Engine, Event as Report, Incarnation, Input, LockView,
+    LogPosition, Moment, Record, Refusal, Replay, SagaRecord, Seq, Settings, Start, Ticket,
+    TransactionView,
 };
 
 use super::{LOG, World, disk::Next, event::Event, network::Side};
@@ -56,6 +57,7 @@ impl World {
                 forced,
             } => self.append(seq, &record, forced),
             Effect::Send { session, message } => {
+                self.seen = self.engine.as_ref().map(position);
                 let link = session.0 as usize;
                 self.fact(&Fact::Sent {
                     session,
@@ -68,6 +70,9 @@ impl World {
             }
             Effect::Answer { ticket, answer } => self.answer(ticket, answer),
             Effect::Close { refusal, .. } => self.fact(&Fact::Refused(&refusal)),
+            Effect::Halt { .. } => {
+                unreachable!("a record that somebody was told of is not in the log")
+            }
             Effect::Trim(seq) => {
                 // A crash may come before it; then it comes again after the next checkpoint.
                 if !self.disk_random.one_in(4) {
@@ -206,13 +211,13 @@ impl World {
         self.feed(Input::Tick);
     }
 
-    pub(super) fn call_arrives(&mut self, life: u32, ticket: Ticket, call: Box<Input>) {
+    pub(super) fn call_arrives(&mut self, life: u32, ticket: Ticket, call: Input) {
         if life != self.life || !self.serving {
             let at = self.now + self.latency();
             return self.events.at(at, Event::CutOff { ticket });
         }
         self.fact(&Fact::Called(ticket));
-        self.feed(*call);
+        self.feed(call);
     }
 
     pub(super) fn dies_if(&mut self, life: u32) {
@@ -370,5 +375,20 @@ fn first_difference(once: Vec<String>, twice: Vec<String>) -> Option<String> {
             Some(format!("{} and {} things", once.len(), twice.len()))
         }
         None => None,
+    }
+}
+
+/// What each batch to a participant tells beside its messages. Here every participant knows at once what any of them was told.
+fn position(engine: &Engine) -> LogPosition {
+    let Incarnation {
+        log,
+        epoch,
+        instance,
+    } = engine.incarnation();
+    LogPosition {
+        log,
+        epoch,
+        seq: engine.durable(),
+        instance,
     }
 }

@@ -159,6 +159,7 @@ impl World {
             capacity: site.shape.capacity,
             one_phase: site.shape.one_phase,
             settles_steps: site.shape.settles,
+            seen: self.seen.into_iter().collect(),
             in_doubt,
         };
         self.fact(&Fact::Opened {
