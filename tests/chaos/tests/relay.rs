@@ -26,7 +26,7 @@ const SEED: u64 = 11;
 async fn by_hand(client: &Client, id: &str, from: &Bank, to: &Bank) -> Known {
     let begin = client.begin().request_id(id);
     let begin = begin.participant(&from.name).participant(&to.name);
-    let Ok(mut open) = begin.timeout(Duration::from_secs(5)).start().await else {
+    let Ok(open) = begin.timeout(Duration::from_secs(5)).start().await else {
         return Known::Nothing;
     };
     for (bank, operations) in [
