@@ -57,6 +57,7 @@ impl Engine {
         if let Err(refusal) = self.may_start("branches", &names) {
             return self.refuse(submit.ticket, refusal);
         }
+        let may_have_committed = self.may_have_committed(&submit);
         let branches = submit.branches.into_iter().zip(1..);
         let transaction = Transaction {
             id: self.mint(submit.unique),
@@ -65,6 +66,7 @@ impl Engine {
             traceparent: submit.traceparent,
             deadline: self.now.after_ms(submit.timeout_ms),
             interactive: false,
+            may_have_committed,
             answer_decided: submit.answer_decided,
             waiters: vec![submit.ticket],
             cancels: Vec::new(),
@@ -76,6 +78,19 @@ impl Engine {
             parent: None,
         };
         self.take_on(transaction);
+    }
+
+    /// Whether it may have committed in one phase already, before this incarnation began.
+    fn may_have_committed(&self, submit: &Submit) -> bool {
+        let [(name, _)] = &submit.branches[..] else {
+            return false;
+        };
+        let participant = self.participants.get(name);
+        let here_ms = self.now.0 - self.began.0;
+        submit.request_id.is_some()
+            && submit.age_ms > 0
+            && submit.age_ms + ARRIVAL_MS >= here_ms
+            && participant.is_some_and(|participant| participant.one_phase)
     }
 
     pub(crate) fn begin(&mut self, begin: Begin) {
@@ -95,6 +110,7 @@ impl Engine {
             traceparent: begin.traceparent,
             deadline: self.now.after_ms(begin.timeout_ms),
             interactive: true,
+            may_have_committed: false,
             answer_decided: false,
             waiters: vec![begin.ticket],
             cancels: Vec::new(),

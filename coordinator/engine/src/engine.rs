@@ -101,6 +101,8 @@ pub struct Engine {
     pub(crate) log: LogId,
     pub(crate) epoch: Epoch,
     pub(crate) now: Moment,
+    /// When this incarnation began.
+    pub(crate) began: Moment,
     pub(crate) draining: bool,
     pub(crate) table: Table,
     pub(crate) participants: BTreeMap<ParticipantName, Participant>,
@@ -138,6 +140,7 @@ impl Engine {
             log,
             epoch,
             now,
+            began: now,
             draining: false,
             table: Table::default(),
             participants: BTreeMap::new(),
@@ -442,8 +445,26 @@ impl Engine {
         let Some(transaction) = self.table.find_mut(id) else {
             return;
         };
-        for ticket in std::mem::take(&mut transaction.waiters) {
+        let waiters = std::mem::take(&mut transaction.waiters);
+        if transaction.is_open_to_doubt() {
+            return self.leave_in_doubt(*id, waiters);
+        }
+        for ticket in waiters {
             self.answer_view(ticket, id);
+        }
+    }
+
+    /// This one was aborted, but what the request did before is not known. It can be asked for again.
+    fn leave_in_doubt(&mut self, id: TransactionId, waiters: Vec<Ticket>) {
+        let branch = self.table.find(&id).and_then(|t| t.branches.first());
+        let participant = branch.map(|b| b.participant.to_string());
+        self.table.release_request(&id);
+        for ticket in waiters {
+            let refusal = Refusal::OutcomePending {
+                transaction: id,
+                participant: participant.clone().unwrap_or_default(),
+            };
+            self.refuse(ticket, refusal);
         }
     }
 

@@ -238,6 +238,7 @@ impl Engine {
             traceparent: String::new(),
             deadline: NEVER,
             interactive: false,
+            may_have_committed: false,
             answer_decided: false,
             waiters: Vec::new(),
             cancels: Vec::new(),

@@ -5,7 +5,7 @@ use crate::{
     engine::Engine,
     id::{BranchKey, SessionId, TransactionId},
     input::Vote,
-    outcome::{AbortReason, BranchState},
+    outcome::{AbortCode, AbortReason, BranchState},
     transaction::{Outcome, Phase},
 };
 
@@ -219,7 +219,10 @@ impl Engine {
                 self.settle(key, state);
                 self.end(key.transaction, Outcome::Committed);
             }
-            Vote::No(reason) => self.refused(key, reason),
+            Vote::No(reason) => {
+                self.marker_was_free(&key, &reason);
+                self.refused(key, reason);
+            }
             Vote::Duplicate(first) => self.duplicate(key, first),
             Vote::Yes { .. } => {
                 self.mistake(
@@ -227,6 +230,16 @@ impl Engine {
                     format!("two-phase vote for {key}, which was asked to commit in one phase"),
                 );
             }
+        }
+    }
+
+    /// Operations run only once the marker of their request is written: one that was refused had not committed before. Any other failure may have
+    /// come sooner.
+    fn marker_was_free(&mut self, key: &BranchKey, reason: &AbortReason) {
+        if reason.code == AbortCode::Refused
+            && let Some(transaction) = self.table.find_mut(&key.transaction)
+        {
+            transaction.may_have_committed = false;
         }
     }
 

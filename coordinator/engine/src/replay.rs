@@ -146,6 +146,7 @@ impl Replay {
             traceparent: decision.traceparent,
             deadline: NEVER,
             interactive: false,
+            may_have_committed: false,
             answer_decided: false,
             waiters: Vec::new(),
             cancels: Vec::new(),

@@ -40,13 +40,18 @@ impl Table {
 
     /// Takes it out as if it had never been there: for one that was refused before it started.
     pub(crate) fn remove(&mut self, id: &TransactionId) -> Option<Transaction> {
-        let transaction = self.transactions.remove(id)?;
-        if let Some(request) = &transaction.request_id
+        self.release_request(id);
+        self.transactions.remove(id)
+    }
+
+    /// Lets its request run again.
+    pub(crate) fn release_request(&mut self, id: &TransactionId) {
+        let transaction = self.transactions.get(id);
+        if let Some(request) = transaction.and_then(|t| t.request_id.as_ref())
             && self.requests.get(request) == Some(id)
         {
             self.requests.remove(request);
         }
-        Some(transaction)
     }
 
     pub(crate) fn find(&self, id: &TransactionId) -> Option<&Transaction> {

@@ -18,6 +18,9 @@ pub(crate) struct Transaction {
     pub(crate) traceparent: String,
     pub(crate) deadline: Moment,
     pub(crate) interactive: bool,
+    /// Its request was first sent to an earlier incarnation, and may have committed there in one phase, of which the log knows nothing. Until the
+    /// participant has looked for that, its abort says nothing of the request.
+    pub(crate) may_have_committed: bool,
     pub(crate) answer_decided: bool,
     /// Calls to be answered when it ends (or is decided, or is opened).
     pub(crate) waiters: Vec<Ticket>,
@@ -110,6 +113,15 @@ impl Branch {
 }
 
 impl Transaction {
+    /// It won't commit, but its request may have.
+    pub(crate) fn is_open_to_doubt(&self) -> bool {
+        let aborted = matches!(
+            self.phase,
+            Phase::Aborting(_) | Phase::Ended(Outcome::Aborted(_))
+        );
+        aborted && self.may_have_committed
+    }
+
     pub(crate) fn key(&self, branch: &Branch) -> BranchKey {
         BranchKey {
             transaction: self.id,

@@ -8,8 +8,8 @@ use bench::*;
 use unanimity_engine::{
     AbortCode, Answer, Begin, BranchKey, BranchState, Completion, Downward, Epoch, Found,
     InDoubtKind, Incarnation, Input, LogId, LogPosition, Moment, Record, Refusal, Replay,
-    RequestId, Resolution, Seq, SessionId, Settings, Ticket, TransactionId, TransactionState,
-    Upward, Vote,
+    RequestId, Resolution, Seq, SessionId, Settings, Submit, Ticket, TransactionId,
+    TransactionState, Upward, Vote,
 };
 
 #[test]
@@ -516,6 +516,70 @@ fn a_one_phase_branch_whose_session_is_lost_must_prove_its_outcome() {
         },
     });
     assert_eq!(bench.told(1), Some(TransactionState::Committed));
+}
+
+#[test]
+fn what_may_have_committed_in_one_phase_before_a_restart_is_not_told_aborted_unasked() {
+    let again = |ticket, age_ms| {
+        Input::Submit(Submit {
+            ticket: Ticket(ticket),
+            unique: u128::from(ticket) << 80,
+            request_id: RequestId::parse("r"),
+            fingerprint: 1,
+            branches: vec![(name("c"), b"w"[..].into())],
+            age_ms,
+            timeout_ms: 1_000,
+            answer_decided: false,
+            traceparent: String::new(),
+        })
+    };
+    let pending = |bench: &Bench, ticket| {
+        let answer = bench.answers.iter().find(|(t, _)| *t == Ticket(ticket));
+        matches!(answer, Some((_, Err(Refusal::OutcomePending { .. }))))
+    };
+    let mut bench = two();
+    bench.open(3, "c", 1, true);
+    let first = bench.submit_as(1, &["c"], Some("r"));
+    let mut bench = bench.restart();
+    bench.open(3, "c", 1, true);
+    bench.submit(2, &["c"]);
+
+    // It waits for a slot until its time is up: nobody has looked for the first one.
+    bench.give(again(3, 100));
+    bench.now = bench.now.after_ms(2_000);
+    bench.give(Input::Tick);
+    assert!(pending(&bench, 3), "{:?}", bench.answers);
+    // As good as unheard of: the database could not be reached.
+    let unreachable = |ticket: u64| TransactionId {
+        log: LOG,
+        epoch: Epoch(2),
+        unique: u128::from(ticket) << 80,
+    };
+    bench.open(4, "c", 1, true);
+    bench.give(again(4, 3_000));
+    bench.vote(
+        4,
+        unreachable(4),
+        1,
+        Vote::No(no(AbortCode::ParticipantUnavailable)),
+    );
+    assert!(pending(&bench, 4), "{:?}", bench.answers);
+    // It found the marker.
+    bench.give(again(5, 4_000));
+    bench.vote(4, unreachable(5), 1, Vote::Duplicate(first));
+    assert_eq!(bench.told(5), Some(TransactionState::Committed));
+
+    // A first call, and one that a participant has looked into, are told at once.
+    let mut bench = two().restart();
+    bench.open(3, "c", 1, true);
+    for (ticket, age_ms) in [(6, 0), (7, 100)] {
+        bench.give(again(ticket, age_ms));
+        bench.vote(3, unreachable(ticket), 1, Vote::No(no(AbortCode::Refused)));
+        let told = bench.told(ticket);
+        assert_eq!(told, Some(TransactionState::Aborting), "of {ticket}");
+        bench = bench.restart();
+        bench.open(3, "c", 1, true);
+    }
 }
 
 #[test]

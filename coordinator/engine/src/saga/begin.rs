@@ -64,6 +64,7 @@ impl Engine {
             traceparent: submit.traceparent,
             deadline,
             interactive: false,
+            may_have_committed: false,
             answer_decided: false,
             waiters: vec![ticket],
             cancels: Vec::new(),

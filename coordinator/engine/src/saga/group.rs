@@ -48,6 +48,7 @@ impl Engine {
             traceparent,
             deadline: NEVER,
             interactive: false,
+            may_have_committed: false,
             answer_decided: false,
             waiters: Vec::new(),
             cancels: Vec::new(),

@@ -82,6 +82,7 @@ impl Replay {
                 traceparent: begin.traceparent,
                 deadline: NEVER,
                 interactive: false,
+                may_have_committed: false,
                 answer_decided: false,
                 waiters: Vec::new(),
                 cancels: Vec::new(),

@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// An empty directory is another log: what the first one left prepared is foreign to it, and is not touched.
 pub(super) async fn empty(trial: &Trial) {
     let mut running = trial.system.coordinator.running.lock().await;
+    // Nobody else may heal the way of the clients meanwhile.
+    let _held = trial.system.clients_link().held.lock().await;
     let landing = with_empty(trial, &mut running).await;
     trial.system.clients_link().proxy.heal();
     finish(trial, Kind::EmptyDirectory, landing);
@@ -59,7 +61,6 @@ async fn with_empty(trial: &Trial, running: &mut Running) -> Result<Landing> {
 /// Kills the coordinator between votes and decision, and leaves it so; false where that never came about.
 async fn kill_with_something_prepared(trial: &Trial, running: &mut Running) -> Result<bool> {
     let clients = trial.system.clients_link();
-    let _held = clients.held.lock().await;
     for _ in 0..ATTEMPTS {
         let begin = Instant::now();
         while tables::prepared(&trial.system.banks).await?.is_empty() && begin.elapsed() < LOOK {}
