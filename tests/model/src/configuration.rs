@@ -215,7 +215,13 @@ impl Configuration {
 
 /// Every configuration, the small ones first.
 pub(crate) fn all() -> Vec<Configuration> {
-    let mut all = transactions::all();
-    all.extend(sagas::all());
-    all
+    let parts = [
+        transactions::small(),
+        sagas::small(),
+        transactions::large(),
+        sagas::large(),
+        transactions::deep(),
+        sagas::deep(),
+    ];
+    parts.into_iter().flatten().collect()
 }

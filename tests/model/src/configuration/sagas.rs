@@ -17,30 +17,33 @@ const RETRY: RetryPolicy = RetryPolicy {
     attempt_timeout_ms: 500,
 };
 
-pub(super) fn all() -> Vec<Configuration> {
+/// Well below a second.
+pub(super) fn small() -> Vec<Configuration> {
+    vec![locks()]
+}
+
+/// Seconds.
+pub(super) fn large() -> Vec<Configuration> {
+    vec![unsettled(), chain(), again(), saga()]
+}
+
+/// Minutes.
+pub(super) fn deep() -> Vec<Configuration> {
     let more = Faults {
         crashes: 2,
         cuts: 1,
         ticks: 1,
         ..Faults::default()
     };
+    let most = Faults {
+        aborts: 1,
+        laters: 1,
+        ..more
+    };
     vec![
-        locks(),
-        chain(),
-        unsettled(),
-        again(),
-        saga(),
         locks().deep("locks-deep", "the same with more faults", more),
         chain().deep("saga-chain-deep", "the same with more faults", more),
-        saga().deep(
-            "saga-deep",
-            "the same with two crashes, or a cancel",
-            Faults {
-                aborts: 1,
-                laters: 1,
-                ..more
-            },
-        ),
+        saga().deep("saga-deep", "the same with two crashes, or a cancel", most),
     ]
 }
 

@@ -17,22 +17,35 @@ const NONE: Faults = Faults {
     checkpoints: 0,
 };
 
-pub(super) fn all() -> Vec<Configuration> {
+/// Well below a second.
+pub(super) fn small() -> Vec<Configuration> {
     vec![
         strangers(),
         lost(),
         slow(),
         capacity(),
+        withdrawn(),
         three(),
+    ]
+}
+
+/// Seconds.
+pub(super) fn large() -> Vec<Configuration> {
+    vec![
         repeated(),
         checkpoint(),
         crossing(),
         late(),
-        withdrawn(),
         interactive(),
         one_phase(),
         read_only(),
         two_phase(),
+    ]
+}
+
+/// Minutes.
+pub(super) fn deep() -> Vec<Configuration> {
+    vec![
         one_phase().deep(
             "one-phase-deep",
             "the same with more faults",
