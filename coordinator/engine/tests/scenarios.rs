@@ -550,35 +550,27 @@ fn what_may_have_committed_in_one_phase_before_a_restart_is_not_told_aborted_una
     bench.give(Input::Tick);
     assert!(pending(&bench, 3), "{:?}", bench.answers);
     // As good as unheard of: the database could not be reached.
-    let unreachable = |ticket: u64| TransactionId {
+    let id = |ticket: u64| TransactionId {
         log: LOG,
         epoch: Epoch(2),
         unique: u128::from(ticket) << 80,
     };
     bench.open(4, "c", 1, true);
     bench.give(again(4, 3_000));
-    bench.vote(
-        4,
-        unreachable(4),
-        1,
-        Vote::No(no(AbortCode::ParticipantUnavailable)),
-    );
+    bench.vote(4, id(4), 1, Vote::No(no(AbortCode::ParticipantUnavailable)));
     assert!(pending(&bench, 4), "{:?}", bench.answers);
     // It found the marker.
     bench.give(again(5, 4_000));
-    bench.vote(4, unreachable(5), 1, Vote::Duplicate(first));
+    bench.vote(4, id(5), 1, Vote::Duplicate(first));
     assert_eq!(bench.told(5), Some(TransactionState::Committed));
 
     // A first call, and one that a participant has looked into, are told at once.
-    let mut bench = two().restart();
-    bench.open(3, "c", 1, true);
     for (ticket, age_ms) in [(6, 0), (7, 100)] {
-        bench.give(again(ticket, age_ms));
-        bench.vote(3, unreachable(ticket), 1, Vote::No(no(AbortCode::Refused)));
-        let told = bench.told(ticket);
-        assert_eq!(told, Some(TransactionState::Aborting), "of {ticket}");
-        bench = bench.restart();
+        let mut bench = two().restart();
         bench.open(3, "c", 1, true);
+        bench.give(again(ticket, age_ms));
+        bench.vote(3, id(ticket), 1, Vote::No(no(AbortCode::Refused)));
+        assert_eq!(bench.told(ticket), Some(TransactionState::Aborting));
     }
 }
 
