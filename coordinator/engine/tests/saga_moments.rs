@@ -496,3 +496,34 @@ fn a_pivot_that_can_not_be_asked_again_is_not_presumed_undone() {
         "nothing is undone"
     );
 }
+
+/// What an operator did must be undone with the rest, though his word was not durable yet when the saga wanted to turn.
+#[test]
+fn a_step_done_by_hand_is_undone_when_its_saga_turns_before_that_is_durable() {
+    for crash in [false, true] {
+        let mut house = House::new(&[("a", Manner::Does, true), ("b", Manner::Does, true)]);
+        house.close_session(0);
+        let steps = vec![
+            step("a", Compensatable, &[]),
+            step("b", Compensatable, &["a"]),
+        ];
+        house.give(Input::SubmitSaga(submit(1, steps)));
+        house.sync();
+        house.give(Input::ResolveStep {
+            ticket: Ticket(60),
+            transaction: id(1),
+            step: "a".into(),
+            reason: "done at the console".into(),
+        });
+        house.give(cancel(50, 1));
+        house.sync();
+        house.sync();
+        if crash {
+            house.crash(false);
+        }
+        let view = house.engine.transaction(&id(1)).expect("it is remembered");
+        let step = &view.saga.expect("a saga").steps[0];
+        assert_eq!(view.state, TransactionState::Compensating, "crash: {crash}");
+        assert_eq!(step.state, StepState::Compensating, "crash: {crash}");
+    }
+}

@@ -122,7 +122,11 @@ impl Engine {
         {
             found.activity = Activity::Idle;
             found.doubt = false;
-            found.fate = Fate::Never;
+        }
+        if let Some(saga) = self.saga_mut(&key.transaction)
+            && !saga.is_promised(step)
+        {
+            saga.steps[step].fate = Fate::Never;
         }
         self.advance(key.transaction);
     }

@@ -143,6 +143,12 @@ impl Saga {
         })
     }
 
+    /// An operator's word that it was done is on its way to disk. That is waited for: it must be the same before a crash and after it.
+    pub(crate) fn is_promised(&self, step: usize) -> bool {
+        let mut promised = self.promised.iter().filter(|done| !done.compensation);
+        promised.any(|done| done.position as usize == step)
+    }
+
     /// Draws what follows without asking: a step that no attempt can have done was not, nor one that comes after such a step. True where
     /// something new is known.
     fn conclude(&mut self) -> bool {
@@ -151,7 +157,8 @@ impl Saga {
             let open = found.fate == Fate::Open
                 && found.is_idle()
                 && !found.unsettled
-                && found.kind() != Kind::Retriable;
+                && found.kind() != Kind::Retriable
+                && !self.is_promised(*step);
             let doubt = found.doubt && !cfg!(unanimity_bug = "doubt-forgotten");
             open && (!doubt || self.before(*step).any(|s| s.fate == Fate::Never))
         };
@@ -171,6 +178,7 @@ impl Saga {
                 && found.is_idle()
                 && !found.unsettled
                 && found.kind() != Kind::Retriable
+                && !self.is_promised(*step)
                 && self.before(*step).all(|s| s.is_done() || s.unsettled)
         };
         (0..self.steps.len()).filter(ask).collect()

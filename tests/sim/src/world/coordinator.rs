@@ -355,7 +355,12 @@ impl World {
 
 /// All that an engine that has just started knows, and asks for.
 fn portrait(mut engine: Engine) -> Vec<String> {
-    let views: Vec<TransactionView> = engine.transactions(None).collect();
+    let mut views: Vec<TransactionView> = engine.transactions(None).collect();
+    // An operator's reason stands in his record; where a checkpoint carries what the participant had told before, it says less, and that is all.
+    for view in &mut views {
+        let steps = view.saga.iter_mut().flat_map(|saga| &mut saga.steps);
+        steps.for_each(|step| step.resolution.clear());
+    }
     let locks: Vec<LockView> = engine.locks(None).collect();
     let mut lines: Vec<String> = views.iter().map(|view| format!("{view:?}")).collect();
     lines.extend(locks.iter().map(|lock| format!("{lock:?}")));

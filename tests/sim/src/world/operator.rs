@@ -7,6 +7,7 @@ use unanimity_engine::{
 use super::{World, client::Purpose, event::Event};
 use crate::{
     database::Step,
+    fact::Fact,
     plan::{Act, Ask},
     work::Work,
 };
@@ -66,7 +67,8 @@ impl World {
 
     /// Does a step, or its compensation, under its own marker, and says so.
     fn resolve_step(&mut self, chosen: impl Fn(&StepView) -> bool) -> bool {
-        let Some((transaction, position, undo)) = self.step_in_vain(chosen) else {
+        let found = self.step_in_vain(chosen).filter(|_| self.serving);
+        let Some((transaction, position, undo)) = found else {
             return false;
         };
         let Some((name, participant, work, count)) = self.work_of_step(transaction, position, undo)
@@ -105,16 +107,15 @@ impl World {
         if !matches!(done, unanimity_engine::StepOutcome::Done(_)) {
             return false;
         }
+        // At once: the call does not say whether the action or the compensation was done, so the saga must not have turned in between.
         let ticket = self.ticket(Purpose::Bystander);
-        self.send_call(
+        self.fact(&Fact::Called(ticket));
+        self.feed(Input::ResolveStep {
             ticket,
-            Input::ResolveStep {
-                ticket,
-                transaction,
-                step: name,
-                reason: "done at the console".into(),
-            },
-        );
+            transaction,
+            step: name,
+            reason: "done at the console".into(),
+        });
         true
     }
 
@@ -168,11 +169,13 @@ impl World {
             return None;
         };
         let work = if undo { compensation.as_ref()? } else { action };
-        Some((
-            steps[position].name.to_string(),
-            participant.to_string(),
-            Work::decode(&work.payload),
-            steps.len(),
-        ))
+        // He is bound by no rule of the business: what hangs must come to an end.
+        let work = Work {
+            checked: false,
+            refused: false,
+            ..Work::decode(&work.payload)
+        };
+        let (name, participant) = (steps[position].name.to_string(), participant.to_string());
+        Some((name, participant, work, steps.len()))
     }
 }
