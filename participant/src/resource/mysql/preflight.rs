@@ -312,6 +312,9 @@ async fn table(connection: &mut MySqlConnection, table: &Table) -> Result<(), Pr
         .execute(&mut *connection)
         .await
     {
+        if values::is_dead(&error) {
+            return Err(query_error(error));
+        }
         problem = format!(": {error}");
         // ER_LOCK_WAIT_TIMEOUT. Another agent, of the older release too, can end what is prepared.
         if values::number(&error) == 1205 {
@@ -322,7 +325,9 @@ async fn table(connection: &mut MySqlConnection, table: &Table) -> Result<(), Pr
     }
     match fits(connection, table).await {
         Ok(true) => Ok(()),
-        Err(error) if values::number(&error) == 0 => Err(query_error(error)),
+        Err(error) if values::number(&error) == 0 || values::is_dead(&error) => {
+            Err(query_error(error))
+        }
         Ok(false) | Err(_) => Err(PreflightError::refused(
             format!(
                 "the table {name} is missing, differs, or is not ours to read and write{problem}"

@@ -186,7 +186,7 @@ async fn inspect(connection: &mut PgConnection, connections: u32) -> Result<Foun
 /// whatever the change says, what counts is that the table is there afterwards, with its columns.
 async fn table(connection: &mut PgConnection, table: &Table) -> Result<(), PreflightError> {
     let mut problem = String::new();
-    if !fits(connection, table).await {
+    if !fits(connection, table).await? {
         let Table {
             definition, more, ..
         } = table;
@@ -197,13 +197,13 @@ async fn table(connection: &mut PgConnection, table: &Table) -> Result<(), Prefl
             .execute(&mut *connection)
             .await
         {
-            if values::state(&error) == "55P03" {
+            if values::state(&error) == "55P03" || values::is_dead(&error) {
                 return Err(query_error(error));
             }
             problem = format!(": {error}");
         }
     }
-    if fits(connection, table).await {
+    if fits(connection, table).await? {
         return Ok(());
     }
     let Table {
@@ -222,13 +222,21 @@ async fn table(connection: &mut PgConnection, table: &Table) -> Result<(), Prefl
     ))
 }
 
-async fn fits(connection: &mut PgConnection, table: &Table) -> bool {
+/// Whether the table is as it must be. A connection that broke says nothing of that: the server may just be restarting.
+async fn fits(connection: &mut PgConnection, table: &Table) -> Result<bool, PreflightError> {
+    match is_as_defined(connection, table).await {
+        Ok(fits) => Ok(fits),
+        Err(error) if values::is_dead(&error) => Err(query_error(error)),
+        Err(_) => Ok(false),
+    }
+}
+
+async fn is_as_defined(connection: &mut PgConnection, table: &Table) -> Result<bool, sqlx::Error> {
     let name = table.name;
     let columns = format!("SELECT {} FROM {name} LIMIT 0", table.columns);
-    let read = sqlx::raw_sql(AssertSqlSafe(columns)).execute(&mut *connection);
-    if read.await.is_err() {
-        return false;
-    }
+    sqlx::raw_sql(AssertSqlSafe(columns))
+        .execute(&mut *connection)
+        .await?;
     let rights: String = table
         .rights
         .iter()
@@ -246,5 +254,4 @@ async fn fits(connection: &mut PgConnection, table: &Table) -> bool {
         .persistent(false)
         .fetch_one(connection)
         .await
-        .unwrap_or(false)
 }
