@@ -93,7 +93,7 @@ fn pass_without(bugs: &[&Bug]) -> Result<()> {
             .filter(|bug| bug.harness == harness)
             .map(|bug| bug.shows)
             .collect();
-        eprint!("without a bug: {} … ", harness.name());
+        eprint!("without a bug: {} … ", harness.label());
         let trial = trial::without(harness, &patterns)?;
         eprintln!(
             "passed; build {:.1} s, run {:.1} s",

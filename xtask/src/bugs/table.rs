@@ -33,28 +33,37 @@ pub(crate) enum Harness {
     },
 }
 
-const ENGINE: &str = "--package unanimity-engine";
 const LOG: &str = "--package unanimity-wal";
 const PROCESSES: &str =
     "--package unanimity-coordinator --package unanimity-participant --package unanimity-tests";
 
 const WAL: Harness = tests("log", LOG, "--lib");
-const WAL_FILES: Harness = tests("log files", LOG, "--test wal");
 const CRASH_STATES: Harness = Harness::Program {
     name: "crash states",
     package: "unanimity-crash-states",
-    arguments: "",
+    arguments: "--recoveries 0 --run append --run rotate --run trim --run reopen",
 };
-const SCENARIOS: Harness = tests("scenarios", ENGINE, "--test scenarios");
-const MISFORTUNES: Harness = tests("misfortunes", ENGINE, "--test misfortunes");
-const SIMULATION: Harness = tests("simulation", ENGINE, "--test simulation");
-const SAGAS: Harness = tests("sagas", ENGINE, "--test sagas");
-const SAGAS_RANDOM: Harness = tests("random sagas", ENGINE, "--test sagas_random");
+const SIM: Harness = Harness::Program {
+    name: "sim",
+    package: "unanimity-sim",
+    arguments: "--seeds 0..300",
+};
+const MODEL_LOST: Harness = model("--configuration lost");
+const MODEL_ONE_PHASE: Harness = model("--configuration one-phase");
+const MODEL_STRANGERS: Harness = model("--configuration strangers");
 const POSTGRES: Harness = tests("postgres", PROCESSES, "--test resource_postgres");
 const MARIADB: Harness = tests("mariadb", PROCESSES, "--test resource_mariadb");
 const SQLITE: Harness = tests("sqlite", PROCESSES, "--test resource_sqlite");
 const FORCED_WRITES: Harness = processes("forced writes", "--test forced_writes");
 const PARTICIPANTS: Harness = processes("participants", "--test participants");
+
+const fn model(arguments: &'static str) -> Harness {
+    Harness::Program {
+        name: "model",
+        package: "unanimity-model",
+        arguments,
+    }
+}
 
 const fn tests(name: &'static str, packages: &'static str, target: &'static str) -> Harness {
     Harness::Tests {
@@ -93,36 +102,36 @@ const fn bug(
 #[rustfmt::skip]
 pub(crate) const BUGS: &[Bug] = &[
     // The log.
-    bug("append-not-synced", "an append returns without a sync", WAL, "a_failed_sync_poisons_the_log_and_opening_decides"),
+    bug("append-not-synced", "an append returns without a sync", CRASH_STATES, "was acknowledged"),
     bug("goes-on-after-failure", "a failed write or sync does not poison the log", WAL, "a_failed_write_poisons_the_log"),
-    bug("directory-not-synced", "names of segments are not made durable", CRASH_STATES, "acknowledged"),
-    bug("header-not-synced", "a segment is put into service before its header is durable", CRASH_STATES, "acknowledged"),
-    bug("checksum-ignored", "a frame counts whatever its checksum says", WAL, "any_changed_byte_or_salt_makes_a_frame_unsound"),
+    bug("directory-not-synced", "names of segments are not made durable", CRASH_STATES, "the log had the id"),
+    bug("header-not-synced", "a segment is put into service before its header is durable", CRASH_STATES, "verify refuses: the log is damaged"),
+    bug("checksum-ignored", "a frame counts whatever its checksum says", CRASH_STATES, "is another one"),
     bug("cut-past-valid", "a damaged batch is cut off together with the sound ones behind it", WAL, "a_sound_frame_further_on_is_damage"),
-    bug("trim-too-far", "trimming deletes segments that hold live records", WAL_FILES, "trimming_deletes_segments_whose_records_are_all_older"),
+    bug("trim-too-far", "trimming deletes segments that hold live records", CRASH_STATES, "was to be kept"),
     bug("told-before-durable", "the log thread says that records are durable before it writes them", FORCED_WRITES, "nobody_is_told_of_a_commit_before_its_sync_has_returned"),
     // The engine: transactions.
-    bug("hold-back-skipped", "commits are sent and told before the decision is durable", SCENARIOS, "a_commit_is_sent_and_told_only_once_its_record_is_durable"),
-    bug("commit-forgotten", "recovery forgets the newest transaction", SCENARIOS, "a_decision_outlives_sessions_and_restarts"),
-    bug("request-id-forgotten", "recovery forgets under which request a transaction committed", SCENARIOS, "a_decision_outlives_sessions_and_restarts"),
-    bug("checkpoint-drops-decided", "a checkpoint leaves out what is decided and not delivered", SCENARIOS, "a_checkpoint_carries_what_is_live_and_lets_the_rest_go"),
-    bug("trim-before-durable", "old segments go before the checkpoint's end is durable", SIMULATION, "agreement"),
-    bug("vote-after-decision", "a vote that comes after the abort counts", SCENARIOS, "abort_wins_when_a_vote_times_out"),
-    bug("deadline-aborts-decided", "a deadline aborts what is on its way to the log as a commit", SIMULATION, "agreement"),
-    bug("lost-session-aborts", "a decided branch whose session is lost counts as aborted", SIMULATION, "liveness"),
-    bug("unknown-is-done", "a branch that is lost counts as committed", MISFORTUNES, "a_lost_branch_that_is_found_again_commits_however_late"),
-    bug("other-logs-presumed", "branches of another log are presumed aborted", SCENARIOS, "abort_is_presumed_only_for_what_is_ours"),
-    bug("newer-epochs-presumed", "branches of a newer epoch are presumed aborted", SCENARIOS, "abort_is_presumed_only_for_what_is_ours"),
-    bug("one-phase-presumed-aborted", "a one-phase commit whose session is lost is taken for an abort", SCENARIOS, "a_one_phase_branch_whose_session_is_lost_must_prove_its_outcome"),
-    bug("one-phase-not-asked", "what the log doesn't know is aborted, and nobody is asked for a one-phase commit", SCENARIOS, "a_look_up_after_a_restart_asks_who_could_have_committed_in_one_phase"),
-    bug("capacity-ignored", "participants are sent more branches than they have room for", SCENARIOS, "slots_are_granted_together_and_a_full_participant_delays_only_those_who_need_it"),
-    bug("retry-forgotten", "a decision that was not answered is not sent again", SCENARIOS, "a_decision_outlives_sessions_and_restarts"),
+    bug("hold-back-skipped", "commits are sent and told before the decision is durable", SIM, "durable_before_told is broken"),
+    bug("commit-forgotten", "recovery forgets the newest transaction", SIM, "saga_order is broken"),
+    bug("request-id-forgotten", "recovery forgets under which request a transaction committed", SIM, "exactly_once is broken"),
+    bug("checkpoint-drops-decided", "a checkpoint leaves out what is decided and not delivered", SIM, "decision_stable is broken"),
+    bug("trim-before-durable", "old segments go before the checkpoint's end is durable", SIM, "it_boots is broken"),
+    bug("vote-after-decision", "a vote that comes after the abort counts", SIM, "decision_stable is broken"),
+    bug("deadline-aborts-decided", "a deadline aborts what is on its way to the log as a commit", SIM, "agreement is broken"),
+    bug("lost-session-aborts", "a decided branch whose session is lost counts as aborted", MODEL_LOST, "\"everything settles\" is broken"),
+    bug("unknown-is-done", "a branch that is lost counts as committed", SIM, "unknown_is_not_done is broken"),
+    bug("other-logs-presumed", "branches of another log are presumed aborted", SIM, "presume_abort_only_for_ours is broken"),
+    bug("newer-epochs-presumed", "branches of a newer epoch are presumed aborted", MODEL_STRANGERS, "\"strangers untouched\" is broken"),
+    bug("one-phase-presumed-aborted", "a one-phase commit whose session is lost is taken for an abort", MODEL_ONE_PHASE, "\"a decision is stable\" is broken"),
+    bug("one-phase-not-asked", "what the log doesn't know is aborted, and nobody is asked for a one-phase commit", MODEL_ONE_PHASE, "\"a decision is stable\" is broken"),
+    bug("capacity-ignored", "participants are sent more branches than they have room for", SIM, "admission is broken"),
+    bug("retry-forgotten", "a decision that was not answered is not sent again", SIM, "liveness is broken"),
     // The engine: sagas.
-    bug("turn-before-answer", "a saga turns back before every step has answered", SAGAS, "every_mishap_at_every_step_leaves_all_or_nothing_around_a_pivot"),
-    bug("turn-not-forced", "compensations are sent before the turn is durable", SAGAS, "every_mishap_at_every_step_leaves_all_or_nothing_around_a_pivot"),
-    bug("doubt-forgotten", "a step of which nobody knows counts as never done", SAGAS, "every_mishap_at_every_step_leaves_all_or_nothing_around_a_pivot"),
-    bug("undone-out-of-order", "compensations do not wait for those of later steps", SAGAS, "every_mishap_at_every_step_leaves_all_or_nothing_around_a_pivot"),
-    bug("locks-released-early", "a saga that turns back lets its locks go before it is undone", SAGAS_RANDOM, "sagas_by_chance_are_whole_in_order_once_and_as_told"),
+    bug("turn-before-answer", "a saga turns back before every step has answered", SIM, "boundedness is broken"),
+    bug("turn-not-forced", "compensations are sent before the turn is durable", SIM, "saga_order is broken"),
+    bug("doubt-forgotten", "a step of which nobody knows counts as never done", SIM, "decision_stable is broken"),
+    bug("undone-out-of-order", "compensations do not wait for those of later steps", SIM, "saga_order is broken"),
+    bug("locks-released-early", "a saga that turns back lets its locks go before it is undone", SIM, "lock_exclusion is broken"),
     // Agents.
     bug("change-voted-read-only", "on PostgreSQL a branch that changed rows votes read-only, and is committed at once", POSTGRES, "aborts_what_it_prepared"),
     bug("prepare-not-read-back", "PostgreSQL's answer to a PREPARE is believed", POSTGRES, "believes_no_prepare_that_postgresql_turned_into_a_rollback"),
@@ -156,6 +165,16 @@ impl Harness {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Harness::Program { name, .. } | Harness::Tests { name, .. } => name,
+        }
+    }
+
+    /// The name, with what tells it from others of that name.
+    pub(crate) fn label(self) -> String {
+        match self {
+            Harness::Program {
+                name, arguments, ..
+            } => format!("{name} {arguments}"),
+            Harness::Tests { name, .. } => name.to_owned(),
         }
     }
 

@@ -131,7 +131,7 @@ struct Run {
 fn build_and_run(harness: Harness, patterns: &[&str], bug: Option<&str>) -> Result<(f64, Run)> {
     let name = match bug {
         Some(bug) => bug.to_owned(),
-        None => format!("without-{}", harness.name().replace([' ', '/'], "-")),
+        None => format!("without-{}", harness.label().replace(' ', "-")),
     };
     let build = timed(cargo(&harness.build(), bug), &name, BUILD_LIMIT)?;
     if !build.status.is_some_and(|status| status.success()) {
