@@ -3,6 +3,7 @@
 //! Caught means: the harness named in the table passed on the code as it is, failed on the code with the bug, and named the promise that
 //! this bug breaks. A build that fails, a harness that crashes or runs out of time, or one that fails for another reason, has caught nothing.
 
+mod harness;
 mod table;
 mod trial;
 
@@ -11,7 +12,7 @@ use std::{collections::BTreeMap, time::Instant};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use crate::harness;
+use crate::harness::record;
 
 use self::{
     table::{BUGS, Bug},
@@ -63,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             .for_each(|(bug, trial)| println!("{:26} {}", bug.name, trial.told(bug)));
     }
     if arguments.record {
-        harness::record("bugs", &figures)?;
+        record("bugs", &figures)?;
     }
     judge(&tried)
 }

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::table::{Bug, Harness};
+use super::{harness::Harness, table::Bug};
 use crate::harness::root;
 
 /// The first build of a harness builds all that it depends on.
@@ -131,7 +131,7 @@ struct Run {
 fn build_and_run(harness: Harness, patterns: &[&str], bug: Option<&str>) -> Result<(f64, Run)> {
     let name = match bug {
         Some(bug) => bug.to_owned(),
-        None => format!("without-{}", harness.label().replace(' ', "-")),
+        None => format!("without {}", harness.label()),
     };
     let build = timed(cargo(&harness.build(), bug), &name, BUILD_LIMIT)?;
     if !build.status.is_some_and(|status| status.success()) {
@@ -150,7 +150,6 @@ fn cargo(arguments: &str, bug: Option<&str>) -> Command {
     command
         .args(arguments.split_whitespace())
         .current_dir(root())
-        // The figures of one machine's cargo, not of what a developer has set.
         .env_remove("RUST_BACKTRACE")
         .env("UNANIMITY_BUG", bug.unwrap_or_default());
     command
@@ -189,7 +188,7 @@ fn timed(mut command: Command, name: &str, limit: Duration) -> Result<Run> {
 fn log_path(name: &str) -> Result<PathBuf> {
     let directory = root().join("target/bug/trials");
     fs::create_dir_all(&directory)?;
-    Ok(Path::new(&directory).join(format!("{name}.log")))
+    Ok(Path::new(&directory).join(format!("{}.log", name.replace(' ', "-"))))
 }
 
 fn wait(mut child: Child, limit: Duration) -> Result<Option<ExitStatus>> {
