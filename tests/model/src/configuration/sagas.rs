@@ -27,23 +27,25 @@ pub(super) fn large() -> Vec<Configuration> {
     vec![unsettled(), chain(), again(), saga()]
 }
 
-/// Minutes.
+/// Minutes, and some GB of memory.
 pub(super) fn deep() -> Vec<Configuration> {
-    let more = Faults {
+    let twice = Faults {
         crashes: 2,
         cuts: 1,
-        ticks: 1,
         ..Faults::default()
     };
     let most = Faults {
-        aborts: 1,
+        crashes: 1,
+        cuts: 1,
+        ticks: 1,
         laters: 1,
-        ..more
+        aborts: 1,
+        ..Faults::default()
     };
     vec![
-        locks().deep("locks-deep", "the same with more faults", more),
-        chain().deep("saga-chain-deep", "the same with more faults", more),
-        saga().deep("saga-deep", "the same with two crashes, or a cancel", most),
+        locks().deep("locks-deep", "the same with two crashes", twice),
+        chain().deep("saga-chain-deep", "the same with two crashes", twice),
+        saga().deep("saga-deep", "the same, and the client cancels", most),
     ]
 }
 

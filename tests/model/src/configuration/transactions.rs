@@ -43,55 +43,35 @@ pub(super) fn large() -> Vec<Configuration> {
     ]
 }
 
-/// Minutes.
+/// Minutes, and some GB of memory.
 pub(super) fn deep() -> Vec<Configuration> {
+    let twice = Faults {
+        crashes: 2,
+        cuts: 1,
+        ..NONE
+    };
+    let timed = Faults {
+        crashes: 1,
+        cuts: 1,
+        ticks: 1,
+        ..NONE
+    };
+    let most = Faults {
+        laters: 1,
+        aborts: 1,
+        ..timed
+    };
+    let two_cuts = Faults {
+        cuts: 2,
+        ticks: 1,
+        aborts: 1,
+        ..twice
+    };
     vec![
-        one_phase().deep(
-            "one-phase-deep",
-            "the same with more faults",
-            Faults {
-                crashes: 2,
-                cuts: 2,
-                site_crashes: 1,
-                ticks: 2,
-                repeats: 1,
-                aborts: 1,
-                ..NONE
-            },
-        ),
-        two_phase().deep(
-            "two-phase-deep",
-            "the same with two crashes",
-            Faults {
-                aborts: 1,
-                crashes: 2,
-                cuts: 1,
-                ticks: 1,
-                laters: 1,
-                ..NONE
-            },
-        ),
-        crossing().deep(
-            "crossing-deep",
-            "the same with timeouts and more faults",
-            Faults {
-                crashes: 2,
-                cuts: 1,
-                ticks: 1,
-                ..NONE
-            },
-        ),
-        three().deep(
-            "three-deep",
-            "the same with timeouts and more faults",
-            Faults {
-                crashes: 2,
-                cuts: 1,
-                site_crashes: 1,
-                ticks: 1,
-                ..NONE
-            },
-        ),
+        three().deep("three-deep", "the same with deadlines", timed),
+        crossing().deep("crossing-deep", "the same with two crashes", twice),
+        two_phase().deep("two-phase-deep", "the same, and the client aborts", most),
+        one_phase().deep("one-phase-deep", "the same with two cuts", two_cuts),
     ]
 }
 
