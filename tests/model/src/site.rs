@@ -290,7 +290,10 @@ impl Site {
     ) -> Vote {
         match self.markers.get(&key) {
             Some(Marker::Done) => return Vote::Committed,
-            Some(Marker::Fenced) => return Vote::No(reason(AbortCode::BranchLost)),
+            Some(Marker::Fenced) => {
+                self.branches.insert(key, Local::Aborted);
+                return Vote::No(reason(AbortCode::BranchLost));
+            }
             None => {}
         }
         let ready = if continued { Some(Local::Open) } else { None };
@@ -298,6 +301,7 @@ impl Site {
             return Vote::No(reason(AbortCode::BranchLost));
         }
         if let Some(first) = self.requests.get(request) {
+            self.branches.insert(key, Local::Aborted);
             return Vote::Duplicate(*first);
         }
         match manner {

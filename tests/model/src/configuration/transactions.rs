@@ -37,6 +37,7 @@ pub(super) fn large() -> Vec<Configuration> {
         crossing(),
         late(),
         interactive(),
+        opened(),
         one_phase(),
         read_only(),
         two_phase(),
@@ -290,6 +291,24 @@ fn interactive() -> Configuration {
     .sites(2, &[Well, Refuses])
     .one(1, |site| site.manners = vec![Well])
     .ask(Ask::Interactive(vec![0, 1], vec![0, 1]), 2, false)
+    .faults(faults)
+    .seen(&[Sight::Commit, Sight::Abort])
+}
+
+fn opened() -> Configuration {
+    let faults = Faults {
+        crashes: 2,
+        cuts: 1,
+        ticks: 1,
+        ..NONE
+    };
+    Configuration::new(
+        "opened",
+        "an open transaction that uses one participant: one phase, and begun again",
+    )
+    .sites(2, &[Well])
+    .one(0, |site| site.manners = vec![Well, Refuses])
+    .ask(Ask::Interactive(vec![0, 1], vec![0]), 2, false)
     .faults(faults)
     .seen(&[Sight::Commit, Sight::Abort])
 }
