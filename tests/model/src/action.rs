@@ -68,11 +68,13 @@ fn calls(configuration: &Configuration, world: &World, index: usize, actions: &m
     if let (Ask::Interactive(_, used), Some(id), None, false) =
         (&request.ask, client.open, client.busy, client.closed)
     {
-        actions.push(if client.done(id) < used.len() {
-            Action::Execute(index)
-        } else {
-            Action::Commit(index)
-        });
+        if client.done(id) < used.len() {
+            actions.push(Action::Execute(index));
+        }
+        // It may do less the first time than when it begins again.
+        if client.done(id) > 0 {
+            actions.push(Action::Commit(index));
+        }
     }
     if world.left.aborts > 0 && !first {
         actions.push(Action::Abort(index));
