@@ -64,7 +64,7 @@ impl Engine {
             .as_ref()
             .map(|r| r.as_str().to_owned())
             .unwrap_or_default();
-        let traceparent = transaction.traceparent.clone();
+        let (traceparent, interactive) = (transaction.traceparent.clone(), transaction.interactive);
         let mut prepares = Vec::with_capacity(transaction.branches.len());
         for branch in transaction
             .branches
@@ -81,7 +81,10 @@ impl Engine {
             prepares.push((session, key, branch.work.take(), values));
         }
         // Only branch 1: that is the one whose marker a look-up asks for after a restart, when nothing else is known of the transaction.
-        let only = prepares.len() == 1 && prepares[0].1.branch == LOOKED_UP;
+        // And not an open one under a request id: begun again after a restart it may go to one participant more, and be prepared; nobody looks
+        // for the first one's marker then.
+        let repeatable = interactive && !request_id.is_empty();
+        let only = prepares.len() == 1 && prepares[0].1.branch == LOOKED_UP && !repeatable;
         let one_phase = only
             && self
                 .sessions

@@ -622,6 +622,48 @@ fn a_vote_for_anothers_branch_is_refused() {
 }
 
 #[test]
+fn an_open_transaction_under_a_request_id_is_prepared_even_where_it_uses_one_participant() {
+    for (request_id, one_phase) in [(None, true), (RequestId::parse("r"), false)] {
+        let mut bench = Bench::new();
+        bench.open(1, "a", 8, true);
+        bench.open(2, "b", 8, true);
+        bench.give(Input::Begin(Begin {
+            ticket: Ticket(1),
+            unique: 77,
+            request_id,
+            participants: vec![name("a"), name("b")],
+            age_ms: 0,
+            timeout_ms: 1_000,
+            traceparent: String::new(),
+        }));
+        let transaction = TransactionId {
+            log: LOG,
+            epoch: Epoch(1),
+            unique: 77,
+        };
+        bench.give(Input::Execute {
+            ticket: Ticket(2),
+            transaction,
+            participant: name("a"),
+            operation: b"o"[..].into(),
+        });
+        bench.give(Input::Commit {
+            ticket: Ticket(3),
+            transaction,
+            answer_decided: false,
+        });
+        let sent = bench.sent_to(1);
+        let Some(Downward::Prepare {
+            one_phase: asked, ..
+        }) = sent.last()
+        else {
+            panic!("{sent:?}");
+        };
+        assert_eq!(*asked, one_phase);
+    }
+}
+
+#[test]
 fn an_interactive_transaction_executes_then_commits() {
     let mut bench = two();
     bench.give(Input::Begin(Begin {
