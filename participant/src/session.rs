@@ -223,11 +223,15 @@ impl<P: Participant> Session<P> {
                 correlation,
                 result,
             }) => {
-                result
-                    .iter()
-                    .cloned()
-                    .for_each(|branch| self.branches.opened(branch));
-                link.answer(correlation, result);
+                let Some(waiting) = link.waiting(correlation) else {
+                    tracing::debug!(correlation, "nobody waits for the answer to an enlist");
+                    return;
+                };
+                // Before the caller knows of it, and no second time: it may be prepared by then.
+                let branch = result.iter().cloned();
+                branch.for_each(|branch| self.branches.opened(branch));
+                // The caller may have gone.
+                _ = waiting.send(result);
             }
             Ok(Incoming::ListInDoubt) => self.branches.report_in_doubt(connection.outbox.clone()),
             Ok(Incoming::Welcome(_)) => {

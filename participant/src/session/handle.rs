@@ -141,16 +141,10 @@ impl Links {
 }
 
 impl Link {
-    /// Hands an answer to whoever waits for it. One that nobody waits for came too late: its branch will be refused at prepare.
-    pub(crate) fn answer(&self, correlation: u64, answer: Answer) {
-        let waiting = self
-            .0
-            .lock()
-            .as_mut()
-            .and_then(|open| open.waiting.remove(&correlation));
-        if waiting.is_none_or(|waiting| waiting.send(answer).is_err()) {
-            tracing::debug!(correlation, "an enlist was answered too late");
-        }
+    /// Whoever waits for this answer. One that nobody waits for came too late, and its branch will be refused at prepare; or it came twice.
+    pub(crate) fn waiting(&self, correlation: u64) -> Option<oneshot::Sender<Answer>> {
+        let mut link = self.0.lock();
+        link.as_mut()?.waiting.remove(&correlation)
     }
 
     fn ask(&self, correlation: u64, transaction: &str) -> Option<oneshot::Receiver<Answer>> {

@@ -13,7 +13,7 @@ use unanimity_proto::v1;
 
 use crate::{
     completed,
-    coordinator::{Coordinator, Session, commit_with, enlist_result, prepare_continued},
+    coordinator::{Coordinator, Session, commit_with, enlist_result, prepare_continued, prove},
     enlisting, voted,
 };
 
@@ -59,12 +59,18 @@ impl Bench {
     }
 
     async fn enlist(&mut self) -> EnlistedBranch {
+        self.enlist_by().await.0
+    }
+
+    /// And by which correlation.
+    async fn enlist_by(&mut self) -> (EnlistedBranch, u64) {
         let service = self.service.clone();
         let enlist = tokio::spawn(async move { service.enlist(TRANSACTION).await });
         let correlation = enlisting(self.session.next().await).correlation;
         self.session
             .send([enlist_result(correlation, Ok(TRANSACTION))]);
-        enlist.await.expect("no panic").expect("a branch")
+        let branch = enlist.await.expect("no panic").expect("a branch");
+        (branch, correlation)
     }
 
     async fn orders(&self) -> i64 {
@@ -107,6 +113,33 @@ async fn a_finished_branch_is_prepared_and_committed_with_its_transaction() {
         0,
         "nothing is seen before the decision"
     );
+    bench.session.send([commit_with(TRANSACTION, &vote.proof)]);
+    assert_eq!(
+        completed(bench.session.next().await).kind(),
+        v1::CompletionKind::Committed
+    );
+    assert_eq!(bench.orders().await, 1);
+    bench.service.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_twice_leaves_the_branch_prepared_when_the_session_is_lost() {
+    let mut bench = Bench::start().await;
+    let (mut branch, correlation) = bench.enlist_by().await;
+    insert(&mut branch).await;
+    branch.finish().expect("finished");
+    bench.session.send([prepare_continued(TRANSACTION)]);
+    let vote = voted(bench.session.next().await);
+    bench.session.send([
+        enlist_result(correlation, Ok(TRANSACTION)),
+        prove("u1.after"),
+    ]);
+    // The answer to what came after it tells that it was read.
+    bench.session.next().await;
+    bench.session.lose();
+
+    let (session, _) = bench.coordinator.welcomed("0a1b2c3d", 1).await;
+    bench.session = session;
     bench.session.send([commit_with(TRANSACTION, &vote.proof)]);
     assert_eq!(
         completed(bench.session.next().await).kind(),
