@@ -38,7 +38,8 @@ impl Engine {
         self.send(session, message);
     }
 
-    /// The session that the branch is on, or another of the same participant: phase two may go to any. A different one at each retry.
+    /// The session that the branch is on, or another of the same participant: phase two may go to any. A different one at each retry. Who only
+    /// asks for a proof takes no slot away: the branch may be at work where it is.
     fn delivery_session(&mut self, key: BranchKey) -> Option<SessionId> {
         let branch = self.table.find(&key.transaction)?.branch(key.branch)?;
         if branch.session.is_some() && branch.attempts == 0 {
@@ -47,11 +48,17 @@ impl Engine {
         let sessions = &self.participants.get(&branch.participant)?.sessions;
         let index = branch.attempts as usize % sessions.len().max(1);
         let session = sessions.iter().nth(index).copied()?;
-        if branch.session != Some(session) {
+        let at_work = branch.session.is_some() && self.is_proving(&key.transaction);
+        if branch.session != Some(session) && !at_work {
             self.release(key);
             self.take_slot(key, session);
         }
         Some(session)
+    }
+
+    fn is_proving(&self, id: &TransactionId) -> bool {
+        let transaction = self.table.find(id);
+        transaction.is_some_and(|t| matches!(t.phase, Phase::Delegated { .. }))
     }
 
     fn park(&mut self, key: BranchKey) {
