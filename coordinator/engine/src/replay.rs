@@ -108,6 +108,8 @@ impl Replay {
                 heuristics,
             } => {
                 let id = decision.transaction;
+                // It was written from all that came before, of which this log may hold a part only.
+                self.transactions.remove(&id);
                 self.commit(decision);
                 if ended {
                     self.end(id, heuristics);

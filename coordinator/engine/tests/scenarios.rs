@@ -6,10 +6,10 @@ mod bench;
 
 use bench::*;
 use unanimity_engine::{
-    AbortCode, Answer, Begin, BranchKey, BranchState, Completion, Downward, Epoch, Found,
-    InDoubtKind, Incarnation, Input, LogId, LogPosition, Moment, Record, Refusal, Replay,
-    RequestId, Resolution, Seq, SessionId, Settings, Submit, Ticket, TransactionId,
-    TransactionState, Upward, Vote,
+    AbortCode, Answer, Begin, BranchKey, BranchState, Completion, DecidedBranch, Decision,
+    Downward, Epoch, Found, InDoubtKind, Incarnation, Input, LogId, LogPosition, Moment, Record,
+    Refusal, Replay, RequestId, Resolution, Seq, SessionId, Settings, Submit, Ticket,
+    TransactionId, TransactionState, Upward, Vote,
 };
 
 #[test]
@@ -572,6 +572,95 @@ fn what_may_have_committed_in_one_phase_before_a_restart_is_not_told_aborted_una
         bench.vote(3, id(ticket), 1, Vote::No(no(AbortCode::Refused)));
         assert_eq!(bench.told(ticket), Some(TransactionState::Aborting));
     }
+}
+
+#[test]
+fn who_asks_another_session_for_a_proof_frees_no_slot_where_the_branch_is_at_work() {
+    let mut bench = Bench::new();
+    bench.open(1, "c", 1, true);
+    let first = bench.submit(1, &["c"]);
+    bench.sent_to(1);
+    bench.open(2, "c", 1, true);
+    // Its time is up, and up again: each session is asked in turn, and none answers.
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        bench.now = bench.now.after_ms(20_000);
+        bench.give(Input::Tick);
+        asked.extend([1, 2].map(|session| bench.sent_to(session)).concat());
+    }
+    let proves = |message: &Downward| matches!(message, Downward::Prove { .. });
+    assert!(asked.iter().filter(|m| proves(m)).count() >= 2, "{asked:?}");
+    let used: Vec<_> = bench.engine.participants()[0]
+        .sessions
+        .iter()
+        .map(|session| session.used)
+        .collect();
+    assert_eq!(used, [1, 0]);
+    bench.submit(2, &["c"]);
+    assert!(matches!(
+        bench.sent_to(2)[..],
+        [.., Downward::Prepare { .. }]
+    ));
+    assert!(
+        !bench
+            .sent_to(1)
+            .iter()
+            .any(|m| matches!(m, Downward::Prepare { .. }))
+    );
+    bench.vote(1, first, 1, Vote::Committed);
+    assert_eq!(bench.told(1), Some(TransactionState::Committed));
+}
+
+#[test]
+fn what_a_checkpoint_tells_of_a_transaction_stands_whatever_came_before_it() {
+    let id = TransactionId {
+        log: LOG,
+        epoch: Epoch(1),
+        unique: 5,
+    };
+    let decision = Decision {
+        transaction: id,
+        request_id: None,
+        fingerprint: 1,
+        traceparent: String::new(),
+        parent: None,
+        branches: vec![DecidedBranch {
+            number: 1,
+            participant: name("a"),
+            proof: String::new(),
+        }],
+    };
+    let word = Record::Resolve {
+        branch: BranchKey {
+            transaction: id,
+            branch: 1,
+        },
+        resolution: Resolution::Committed,
+        reason: "by hand".into(),
+    };
+    let log = [
+        word,
+        Record::CheckpointBegin {
+            epoch: Epoch(1),
+            forgotten: None,
+        },
+        Record::CheckpointTransaction {
+            decision,
+            ended: false,
+            heuristics: Vec::new(),
+        },
+        Record::CheckpointEnd,
+    ];
+    let folded = |times: usize| {
+        let log = std::iter::repeat_n(&log, times).flatten().cloned();
+        Bench::with(log.collect(), Settings::default())
+            .engine
+            .transaction(&id)
+            .unwrap()
+            .branches
+    };
+    assert_eq!(folded(1), folded(2));
+    assert_eq!(folded(1)[0].resolution, "");
 }
 
 #[test]
