@@ -339,7 +339,8 @@ impl World {
     /// A service works in a transaction that it has joined: money moves within its database.
     fn joins(&mut self, site: usize, agent: usize, key: BranchKey) {
         let process = &mut self.sites[site].agents[agent];
-        if process.ended.contains_key(&key) || process.link.is_none() {
+        let known = process.ended.contains_key(&key) || process.open.contains_key(&key);
+        if known || process.link.is_none() {
             return;
         }
         let mut work = Work::moves(0, -1);
