@@ -19,7 +19,7 @@ use crate::harness::root;
 
 /// The first build of a harness builds all that it depends on.
 const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
-const RUN_LIMIT: Duration = Duration::from_secs(120);
+const RUN_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// How it went.
 pub(crate) struct Trial {
@@ -98,8 +98,12 @@ fn judged(bug: &Bug, status: ExitStatus, output: &str) -> Verdict {
 pub(crate) fn without(harness: Harness, patterns: &[&str]) -> Result<Trial> {
     let (build_seconds, run) = build_and_run(harness, patterns, None)?;
     if !run.status.is_some_and(|status| status.success()) {
+        let what = match run.status {
+            Some(status) => format!("fails ({status})"),
+            None => format!("does not end within {} s", RUN_LIMIT.as_secs()),
+        };
         bail!(
-            "{} fails on the code as it is, so it can catch nothing; its output: {}",
+            "{} {what} on the code as it is, so it can catch nothing; its output: {}",
             harness.name(),
             run.log.display()
         );
