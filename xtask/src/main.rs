@@ -158,8 +158,8 @@ fn test(install: bool) -> Result<()> {
     prove()
 }
 
-/// A slice of the proofs: `docs/proof.md` tells what they are, and which longer runs were made. Seeded bugs and the search of the fuzzer run on
-/// demand; that the corpus of the latter reads as it should is among the tests.
+/// A slice of the proofs: `docs/proof.md` tells what they are, and which longer runs were made. The search of the fuzzer runs on demand;
+/// that its corpus reads as it should is among the tests.
 fn prove() -> Result<()> {
     let slice = Arguments::default;
     timed("lives of the engine", || sim(slice()))?;
@@ -167,7 +167,8 @@ fn prove() -> Result<()> {
     timed("every state of the log after a crash", || {
         crash_states(slice())
     })?;
-    timed("chaos on real processes", || chaos(slice()))
+    timed("chaos on real processes", || chaos(slice()))?;
+    timed("seeded bugs", || bugs::run(&bugs::Arguments::default()))
 }
 
 fn sim(arguments: Arguments) -> Result<()> {
